@@ -1,0 +1,1 @@
+"""fusion_eval: know how good a merged model is."""

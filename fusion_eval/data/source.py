@@ -1,0 +1,88 @@
+"""What a data source is: a value that says where samples are, and the samples it loads."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+__all__ = ["DataSource", "Samples", "TensorSamples"]
+
+
+class DataSource(ABC):
+    """Where the samples of a task come from.
+
+    A source is a frozen dataclass: its constructor only stores arguments, `load` touches disk or network.
+    So a config can be composed, built and checked without any data on the machine.
+    """
+
+    @abstractmethod
+    def load(self) -> Samples:
+        """Read the samples.
+
+        Raises:
+            DataError: if the data is missing or malformed; the message names the file and the fix.
+        """
+
+
+class Samples(Dataset[tuple[Any, Any]], ABC):
+    """A loaded, finite, map-style data set whose items are `(input, target)`.
+
+    `input` is a tensor or a mapping of tensors that is passed to the model as keyword arguments; for classification
+    `target` is an integer in `[0, len(class_names))`.
+
+    Attributes:
+        class_names: The classes in the order of their target, or None where the source does not know them.
+    """
+
+    class_names: tuple[str, ...] | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> tuple[Any, Any]: ...
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hexadecimal digest of the content (inputs, targets, their order, preprocessing), equal on every machine."""
+
+
+class TensorSamples(Samples):
+    """Samples that lie in memory as two tensors.
+
+    Args:
+        inputs: Shape `(n, ...)`, any dtype.
+        targets: Shape `(n,)`, int64 for classification.
+        class_names: The classes in the order of their target.
+
+    Example:
+        >>> samples = TensorSamples(torch.zeros(3, 2), torch.tensor([0, 1, 0]), ("no", "yes"))
+        >>> len(samples), samples[1]
+        (3, (tensor([0., 0.]), tensor(1)))
+    """
+
+    def __init__(self, inputs: Tensor, targets: Tensor, class_names: Sequence[str] | None = None) -> None:
+        if len(inputs) != len(targets):
+            raise ValueError(f"{len(inputs)} inputs but {len(targets)} targets")
+        self.inputs = inputs
+        self.targets = targets
+        self.class_names = None if class_names is None else tuple(class_names)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.inputs[index], self.targets[index]
+
+    def fingerprint(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for tensor in (self.inputs, self.targets):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
