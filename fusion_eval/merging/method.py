@@ -15,7 +15,13 @@ StateDict = Mapping[str, Tensor]
 
 @runtime_checkable
 class MergingMethod(Protocol):
-    """A frozen dataclass whose fields are the hyper-parameters, called with state dicts that lie in memory."""
+    """A frozen dataclass whose fields are the hyper-parameters, called with state dicts that lie in memory.
+
+    Every method of this package merges the floating-point tensors, 0-d ones included, in float32 (float64 where an
+    input has float64), and rounds once, to the dtype of the base. Integer and boolean tensors (step counters, masks,
+    quantised weights) have no meaningful combination: they are the base's. Weights that are tied in `base`, two names
+    for one memory, are one tensor: merged once, and tied in the result. The order of keys and of experts is immaterial.
+    """
 
     def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
         """Merge.

@@ -1,0 +1,112 @@
+"""The command `fusion-eval`: compose, build, evaluate, write, return the objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig, OmegaConf
+
+from fusion_eval.config import build
+from fusion_eval.errors import ConfigError, FusionEvalError
+
+if TYPE_CHECKING:
+    from fusion_eval.report import Aggregates, References, Report
+
+__all__ = ["evaluate", "main"]
+
+_CHOICES = {"on_error": ("raise", "record"), "selected_on": (None, "none", "val", "test", "oracle")}
+
+
+@hydra.main(config_path="pkg://fusion_eval.conf", config_name="config", version_base="1.3")
+def main(cfg: DictConfig) -> float | None:
+    """Run one evaluation, or, with `-m`, one job of a sweep; the returned number is what a sweeper optimises."""
+    try:
+        return evaluate(cfg, Path(HydraConfig.get().runtime.output_dir))
+    except FusionEvalError as error:
+        raise CompactHydraException(f"fusion-eval: error: {error}") from error
+
+
+def evaluate(cfg: DictConfig, directory: Path) -> float | None:
+    """Evaluate what a composed config describes and write report.json, report.md and samples/ into `directory`.
+
+    Returns:
+        The objective; None where the report has none, and on the ranks of a distributed run that do not write.
+
+    Raises:
+        FusionEvalError: the config is wrong, or a task failed; what was finished is on disk.
+    """
+    _check_choices(cfg)
+    pool, models = build(cfg.taskpool, "taskpool"), build(cfg.modelpool, "modelpool")
+    method, runner = build(cfg.model, "model"), build(cfg.runner, "runner")
+    model = models.merge(method)
+
+    from fusion_eval.report import References, ReportWriter, aggregate, provenance
+
+    if not runner.is_global_zero:
+        with suppress(FusionEvalError):  # rank 0 raises the same one, and reports it
+            _run(cfg, pool, models, model, runner, lambda name, outcome: None)
+        return None
+    writer = ReportWriter(directory, provenance(_plain(cfg)), cfg.selected_on)
+    references = References()
+    try:
+        references = _run(cfg, pool, models, model, runner, writer.add)
+    finally:
+        report, aggregates = writer.report, aggregate(writer.report, references, seed=cfg.seed)
+        complete = report.keys() >= getattr(pool, "tasks", report).keys()
+        writer.finish(references, aggregates, [], "complete" if complete else "partial" if report else "failed")
+        _show(report, references, aggregates, directory)
+    if report.failures:
+        named = "; ".join(f"{task}: {failure.error}: {failure.message}" for task, failure in report.failures.items())
+        raise FusionEvalError(f"{len(report.failures)} of {len(pool.tasks)} tasks failed: {named}")
+    return _objective(cfg.objective, report, aggregates)
+
+
+def _run(
+    cfg: DictConfig, pool: Any, models: Any, model: Any, runner: Any, add: Callable[[str, Any], None]
+) -> References:
+    """Evaluate the model, handing over each task's outcome, then base and experts."""
+    from fusion_eval.report import References, TaskResult
+    from fusion_eval.taskpool import TaskPool, evaluate_references
+
+    report = pool.evaluate(model, runner, on_error=cfg.on_error, on_result=add, label="merged")
+    if isinstance(pool, TaskPool):
+        return evaluate_references(pool, models, runner, tasks=report) if cfg.references else References()
+    for name, metrics in report.items():
+        add(name, TaskResult(metrics, {}, primary=next(iter(metrics)), count=0, seconds=0.0))
+    return References()
+
+
+def _check_choices(cfg: DictConfig) -> None:
+    for key, choices in _CHOICES.items():
+        if cfg[key] not in choices:
+            raise ConfigError(f"{key}: expected {', '.join(map(str, choices))}; found {cfg[key]!r}")
+
+
+def _plain(cfg: DictConfig) -> Any:
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def _show(report: Report, references: References, aggregates: Aggregates, directory: Path) -> None:
+    from rich.console import Console
+
+    from fusion_eval.report import results_table
+
+    console = Console()
+    console.print(results_table(report, references, aggregates))
+    console.print(f"{directory / 'report.json'}", soft_wrap=True, highlight=False)
+
+
+def _objective(path: str | None, report: Report, aggregates: Aggregates) -> float | None:
+    """The number a sweeper optimises: the one under `path`, else the mean of the primary metric where there is one."""
+    from fusion_eval.report import objective
+
+    if path is None:
+        primaries = {result.primary for result in report.results.values()}
+        path = f"mean.{primaries.pop()}" if len(primaries) == 1 else None
+    return None if path is None else objective(report, aggregates, path)

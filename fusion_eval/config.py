@@ -1,0 +1,244 @@
+"""Between YAML and objects: compose configs, build what they describe, and write objects back as configs.
+
+This module and `cli` are the only ones that import Hydra, and `build` is the only caller of `hydra.utils.instantiate`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir, initialize_config_module
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, InstantiationException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fusion_eval.errors import ConfigError, FusionEvalError
+
+__all__ = ["build", "compose", "compose_file", "compose_option", "suggest", "to_config"]
+
+_CONF = "fusion_eval.conf"
+_RESERVED = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
+
+
+class ConfSearchPath(SearchPathPlugin):
+    """Lets every Hydra app see our config groups and those that other packages announce.
+
+    A package adds its own with an entry point: `[project.entry-points."fusion_eval.conf"]`, `mine = "my_package.conf"`.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append `pkg://fusion_eval.conf` and the module of each `fusion_eval.conf` entry point."""
+        known = {element.path for element in search_path.get_path()}
+        announced = {point.name: f"pkg://{point.value}" for point in entry_points(group=_CONF)}
+        for provider, path in {"fusion_eval": f"pkg://{_CONF}", **announced}.items():
+            if path not in known:
+                search_path.append(provider, path)
+
+
+Plugins.instance().register(ConfSearchPath)
+
+
+def compose(overrides: Iterable[str] = (), config_name: str = "config") -> DictConfig:
+    """Compose the primary config as the command line does.
+
+    Args:
+        overrides: What would stand behind `fusion-eval` on the command line.
+        config_name: The primary config; None-like configs of one group are reached with `compose_option`.
+
+    Raises:
+        ConfigError: if an override names nothing that exists.
+
+    Example:
+        >>> compose(["model=ties", "model.density=0.3"]).model.density
+        0.3
+    """
+    with _hydra_errors("the config"), initialize_config_module(_CONF, version_base="1.3"):
+        return hydra_compose(config_name, list(overrides))
+
+
+def compose_option(group: str, option: str) -> dict[str, Any]:
+    """Compose one option of one config group, alone.
+
+    Raises:
+        ConfigError: if the group has no such option; the message lists those it has.
+
+    Example:
+        >>> compose_option("dataset", "mnist")["split"]
+        'test'
+    """
+    with initialize_config_module(_CONF, version_base="1.3"):
+        options = GlobalHydra.instance().config_loader().get_group_options(group)
+        if option not in options:
+            raise ConfigError(f"{group}: no option {option!r}{suggest(option, options)}")
+        with _hydra_errors(f"{group}={option}"):
+            composed = hydra_compose(overrides=[f"+{group}@option={option}"])
+    return _plain(composed.option)
+
+
+def compose_file(path: Path) -> dict[str, Any]:
+    """Compose a YAML file that may have a defaults list, which may name options of our config groups.
+
+    Raises:
+        ConfigError: if the file is missing, is no YAML mapping, has duplicate keys, or its defaults do not exist.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    with _hydra_errors(str(path)):
+        raw = OmegaConf.load(path)
+    if not isinstance(raw, DictConfig):
+        raise ConfigError(f"{path}: expected a mapping, found {type(raw).__name__}")
+    if "defaults" not in raw:
+        return _plain(raw)
+    with _hydra_errors(str(path)), initialize_config_dir(str(path.parent.resolve()), version_base="1.3"):
+        return _plain(hydra_compose(path.stem))
+
+
+def build(config: Mapping[str, Any] | DictConfig, where: str = "") -> Any:
+    """Instantiate what a config describes by `_target_`, depth first.
+
+    Every node is checked against the signature of its target first, so that a typo is refused before anything is built.
+
+    Args:
+        config: A node with `_target_`.
+        where: Name of the node (a key, a file) for messages.
+
+    Raises:
+        ConfigError: a value is missing, a key unknown, a target not importable, or a constructor refused its arguments.
+
+    Example:
+        >>> build({"_target_": "fusion_eval.merging.TaskArithmetic", "scaling": 0.4}).scaling
+        0.4
+    """
+    node = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
+    where = where or str(node._get_full_key(None) or "")
+    missing = sorted(OmegaConf.missing_keys(node))
+    if missing:
+        names = [_join(where, key) for key in missing]
+        raise ConfigError(f"{', '.join(names)}: a value is required, for example {names[0]}=...")
+    with _hydra_errors(where):
+        plain = _plain(node)
+    _check(plain, where)
+    try:
+        return instantiate(OmegaConf.create(plain, flags={"allow_objects": True}), _convert_="all")
+    except InstantiationException as error:
+        key = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else ""
+        reason = error.__cause__ if isinstance(error.__cause__, FusionEvalError) else f"{error.__cause__ or error}"
+        raise ConfigError(f"{_join(where, key)}: {reason}") from error
+
+
+def to_config(value: Any) -> Any:
+    """Describe a value so that `build` makes an equal one: dataclasses and partials become `_target_` mappings.
+
+    Raises:
+        ConfigError: if the value (a lambda, a loaded model) has no such description.
+
+    Example:
+        >>> from fusion_eval.merging import Expert
+        >>> to_config(Expert("mnist"))
+        {'_target_': 'fusion_eval.merging.Expert', 'name': 'mnist'}
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): to_config(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_config(item) for item in value]
+    if isinstance(value, functools.partial):
+        arguments = {"_args_": to_config(value.args)} if value.args else {}
+        return {"_target_": _public_name(value.func), "_partial_": True, **arguments, **to_config(value.keywords)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: to_config(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"_target_": _public_name(type(value)), **fields}
+    raise ConfigError(f"{value!r} cannot be written as YAML; give a dataclass or a functools.partial of a named callable")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The tail of a message about an unknown name: the closest known one, and all of them.
+
+    Example:
+        >>> suggest("optdigit", ["mnist", "optdigits"])
+        "; did you mean 'optdigits'? Known: mnist, optdigits"
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    guess = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{guess} Known: {', '.join(names) or 'none'}"
+
+
+@contextmanager
+def _hydra_errors(where: str) -> Iterator[None]:
+    """Turn what Hydra, OmegaConf and YAML raise into a ConfigError that says where."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _plain(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=True)
+
+
+def _join(where: str, key: str) -> str:
+    return ".".join(part for part in (where, key) if part) or "the config"
+
+
+def _check(node: Any, where: str) -> None:
+    """Refuse targets that do not exist and keys that their signatures do not have, everywhere below `node`."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    if isinstance(node, dict) and "_target_" in node:
+        _check_signature(node, where)
+    for key, child in items:
+        _check(child, _join(where, str(key)))
+
+
+def _check_signature(node: dict[str, Any], where: str) -> None:
+    try:
+        target = get_object(str(node["_target_"]))
+    except Exception as error:
+        raise ConfigError(f"{_join(where, '_target_')}: cannot import {node['_target_']!r}: {error}") from error
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    given = node.keys() - _RESERVED
+    unknown = sorted(given - parameters.keys())
+    if unknown:
+        raise ConfigError(f"{_join(where, unknown[0])}: unknown key{suggest(unknown[0], parameters)}")
+    required = [name for name, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    missing = [name for name in required[len(node.get("_args_", ())) :] if name not in given]
+    if missing and not node.get("_partial_"):
+        raise ConfigError(f"{_join(where, missing[0])}: a value is required by {node['_target_']}")
+
+
+def _public_name(target: Callable[..., Any]) -> str:
+    """The shortest importable name of a class or function: the package that exports it rather than its file."""
+    name, parts = target.__qualname__, target.__module__.split(".")
+    for end in range(1, len(parts) + 1):
+        module = sys.modules.get(".".join(parts[:end]))
+        if module is not None and module.__dict__.get(name.split(".")[0]) is not None and _find(module, name) == target:
+            return ".".join([*parts[:end], name])
+    raise ConfigError(f"{target!r} cannot be written as YAML: it is not importable by name")
+
+
+def _find(module: Any, name: str) -> Any:
+    return functools.reduce(lambda owner, part: getattr(owner, part, None), name.split("."), module)

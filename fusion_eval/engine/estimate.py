@@ -1,0 +1,93 @@
+"""From one pass over a task to its values and their standard errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torchmetrics import Metric
+
+from fusion_eval.errors import TaskError
+from fusion_eval.report.statistics import bootstrap_standard_error, standard_error_of_mean
+from fusion_eval.tasks import Task
+
+__all__ = ["estimate_metrics"]
+
+_AGREEMENT = 1e-5
+"""How far a float32 metric may be from the mean of its own samples in float64."""
+
+
+def estimate_metrics(
+    task: Task,
+    metrics: Mapping[str, Metric],
+    logged: Mapping[str, float],
+    columns: Mapping[str, np.ndarray],
+    outputs: np.ndarray | None,
+    resamples: int,
+    seed: int,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Values and standard errors of a task's metrics.
+
+    A metric that is a mean over samples is that mean in float64, checked against what torchmetrics logged in float32,
+    with the standard error of the mean. Any other gets a bootstrap over the samples, with torchmetrics itself as the
+    statistic.
+
+    Args:
+        task: Tells which metrics are means over samples.
+        metrics: The task's metrics.
+        logged: Their values from the test loop.
+        columns: What the task kept of each sample, arrays of shape `(n,)`.
+        outputs: Shape `(n, ...)`: first argument of `update`, for the bootstrap; None leaves those errors out.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        TaskError: a value is not finite, or a metric contradicts its own samples.
+    """
+    values: dict[str, float] = {}
+    errors: dict[str, float | None] = {}
+    for name, metric in metrics.items():
+        if not np.isfinite(logged[name]):
+            raise TaskError(f"{name} is {logged[name]}: the model's outputs are not finite on this task")
+        scores = task.sample_values(metric, columns)
+        if scores is None:
+            values[name] = float(str(np.float32(logged[name])))
+            errors[name] = _bootstrap(metric, outputs, columns["target"], resamples, seed)
+        else:
+            values[name] = float(np.mean(scores, dtype=np.float64))
+            errors[name] = standard_error_of_mean(scores)
+            if abs(values[name] - logged[name]) > _AGREEMENT * max(1.0, abs(values[name])):
+                raise TaskError(f"{name}: logged {logged[name]}, but the samples have the mean {values[name]}")
+    return values, {name: error for name, error in errors.items() if error is not None}
+
+
+def _bootstrap(
+    metric: Metric, outputs: np.ndarray | None, targets: np.ndarray, resamples: int, seed: int
+) -> float | None:
+    if outputs is None or resamples < 2:
+        return None
+    replica = metric.clone().cpu()
+    replica.sync_on_compute = False  # only this rank computes here
+    predicted, expected = torch.from_numpy(outputs), torch.from_numpy(targets)
+
+    def statistic(indices: np.ndarray) -> float:
+        chosen = torch.from_numpy(indices)
+        replica.reset()
+        replica.update(predicted[chosen], expected[chosen])
+        return float(replica.compute())
+
+    with _one_thread(), torch.inference_mode():
+        return bootstrap_standard_error(statistic, len(targets), resamples, seed)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A resample is too small to share: on a busy machine, waiting for a second thread costs ten times the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

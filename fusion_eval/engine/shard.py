@@ -1,0 +1,71 @@
+"""Which samples a process evaluates, and how its part finds back to the whole: exact, whatever the world size.
+
+Lightning's own test sampler pads with repeated samples. Here rank `r` of `w` takes `indices[r::w]`, nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from fusion_eval.data import Samples, TensorSamples
+
+__all__ = ["interleave", "loader", "select"]
+
+
+def select(n: int, limit: int | None, seed: int) -> np.ndarray:
+    """Sample indices to evaluate, ascending: all `n`, or a seeded random `limit` of them.
+
+    Random because many data sets are stored class by class, where the first samples would be of one class.
+
+    Example:
+        >>> select(4, None, seed=0), len(select(1000, 10, seed=0))
+        (array([0, 1, 2, 3]), 10)
+    """
+    if limit is None or limit >= n:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, size=limit, replace=False))
+
+
+def loader(samples: Samples, indices: np.ndarray, batch_size: int, num_workers: int) -> DataLoader[Any]:
+    """A loader of `(inputs, targets)` batches in the order of `indices`."""
+    batches = _Batches(samples, indices, batch_size)
+    return DataLoader(batches, batch_size=None, num_workers=num_workers, pin_memory=torch.cuda.is_available())
+
+
+def interleave(shards: Sequence[np.ndarray]) -> np.ndarray:
+    """Undo `indices[r::w]`: rank `r`'s rows go to the places `r, r + w, ...`.
+
+    Example:
+        >>> interleave([np.array([0, 2, 4]), np.array([1, 3])])
+        array([0, 1, 2, 3, 4])
+    """
+    whole = np.empty((sum(map(len, shards)), *shards[0].shape[1:]), dtype=shards[0].dtype)
+    for rank, shard in enumerate(shards):
+        whole[rank :: len(shards)] = shard
+    return whole
+
+
+class _Batches(Dataset[Any]):
+    """A data set whose items are whole batches: samples in memory are gathered with one indexing operation."""
+
+    def __init__(self, samples: Samples, indices: np.ndarray, batch_size: int) -> None:
+        self._samples = samples
+        self._indices = indices
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._indices) // self._batch_size)
+
+    def __getitem__(self, batch: int) -> Any:
+        if batch >= len(self):
+            raise IndexError(batch)
+        chosen = self._indices[batch * self._batch_size : (batch + 1) * self._batch_size]
+        if isinstance(self._samples, TensorSamples):
+            rows = torch.from_numpy(chosen)
+            return cast(TensorSamples, self._samples).inputs[rows], self._samples.targets[rows]
+        return default_collate([self._samples[int(index)] for index in chosen])

@@ -1,0 +1,26 @@
+"""Results that are already known, by what they depend on, so that nothing is evaluated twice."""
+
+from __future__ import annotations
+
+from fusion_eval.report import TaskResult
+
+__all__ = ["ResultStore", "process_store"]
+
+
+class ResultStore:
+    """Task results in memory, keyed by the fingerprint of all that they depend on."""
+
+    def __init__(self) -> None:
+        self._results: dict[str, TaskResult] = {}
+
+    def get(self, key: str) -> TaskResult | None:
+        """The result under `key`, or None."""
+        return self._results.get(key)
+
+    def put(self, key: str, result: TaskResult) -> None:
+        """Keep a result."""
+        self._results[key] = result
+
+
+process_store = ResultStore()
+"""What this process has evaluated: the base and the experts of a sweep are run once, not once a job."""

@@ -1,0 +1,39 @@
+"""The experts a method is given: found by name, read once, and checked to fit the base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from fusion_eval.errors import MergeError
+from fusion_eval.merging.method import StateDict
+from fusion_eval.merging.mismatch import describe_mismatch
+
+__all__ = ["read_expert", "read_experts"]
+
+
+def read_experts(base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, StateDict]:
+    """All experts in the order of their names, so that the order they are given in cannot change a rounding error.
+
+    Raises:
+        MergeError: there is no expert, or one does not fit the base.
+    """
+    if not experts:
+        raise MergeError("there is no expert to merge: give at least one")
+    return {name: read_expert(name, base, experts) for name in sorted(experts)}
+
+
+def read_expert(name: str, base: StateDict, experts: Mapping[str, StateDict]) -> StateDict:
+    """One expert.
+
+    Raises:
+        MergeError: no expert has this name, or its keys, shapes or kinds of number are not those of the base.
+    """
+    if name not in experts:
+        close = get_close_matches(name, list(experts), n=1)
+        hint = f", did you mean {close[0]!r}?" if close else "."
+        raise MergeError(f"there is no expert {name!r}{hint} Known experts: {', '.join(sorted(experts)) or 'none'}")
+    expert = experts[name]
+    if mismatch := describe_mismatch(expert, base):
+        raise MergeError(f"expert {name!r} does not fit the base: {mismatch}")
+    return expert

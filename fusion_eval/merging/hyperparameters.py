@@ -1,0 +1,32 @@
+"""Checks of the numbers a user chooses."""
+
+from __future__ import annotations
+
+import math
+
+from fusion_eval.errors import ConfigError
+
+__all__ = ["require_density", "require_finite"]
+
+
+def require_finite(method: object, field: str) -> None:
+    """Refuse a field that is no finite number.
+
+    Raises:
+        ConfigError: naming the method, the field and the value.
+    """
+    value = getattr(method, field)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigError(f"{type(method).__name__}: {field} must be a finite number, got {value!r}")
+
+
+def require_density(method: object, field: str = "density") -> None:
+    """Refuse a field that is no share of kept parameters, in (0, 1].
+
+    Raises:
+        ConfigError: naming the method, the field and the value.
+    """
+    require_finite(method, field)
+    value = getattr(method, field)
+    if not 0 < value <= 1:
+        raise ConfigError(f"{type(method).__name__}: {field} must be in (0, 1], the share kept, got {value!r}")

@@ -1,0 +1,105 @@
+"""What all methods share: go through the tensors, combine the floating-point ones, refuse what is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from fusion_eval.errors import MergeError
+from fusion_eval.merging.method import StateDict
+
+__all__ = ["Rule", "copy_tensors", "distinct_names", "merge_tensors", "wide"]
+
+Rule = Callable[[Tensor, Tensor], Tensor]
+"""Combines one tensor of the base, any shape `s`, with the same tensor of all `n` experts, shape `(n, *s)`, into one of
+shape `s`, a new tensor. All are `wide`."""
+
+
+def merge_tensors(base: StateDict, experts: Mapping[str, StateDict], rule: Rule) -> dict[str, Tensor]:
+    """Apply a rule to every distinct floating-point tensor; copy the others from the base.
+
+    Args:
+        base: The pretrained weights.
+        experts: As `read_experts` returns them; the rule sees them stacked in this order.
+        rule: What the method does to one tensor.
+
+    Raises:
+        MergeError: a tensor is complex, or its merge is not finite.
+    """
+
+    def merge(name: str, tensor: Tensor) -> Tensor:
+        if tensor.is_complex():
+            raise MergeError(f"tensor {name!r} is {tensor.dtype}: only real tensors can be merged")
+        if not tensor.is_floating_point():
+            return tensor.clone()
+        inputs = {"the base": tensor} | {f"expert {key!r}": expert[name] for key, expert in experts.items()}
+        combined = rule(wide(tensor), torch.stack([wide(expert[name]) for expert in experts.values()]))
+        return _finite(name, combined.to(tensor.dtype), inputs)
+
+    return _for_distinct(base, merge)
+
+
+def copy_tensors(state_dict: StateDict, base: StateDict, source: str) -> dict[str, Tensor]:
+    """Copy all tensors, the integer ones too, to the dtypes of the base.
+
+    Args:
+        state_dict: What is copied; it fits the base.
+        base: Gives the keys, their order and the dtypes.
+        source: What `state_dict` is, for messages.
+
+    Raises:
+        MergeError: a tensor is not finite.
+    """
+
+    def copy(name: str, tensor: Tensor) -> Tensor:
+        original = state_dict[name]
+        return _finite(name, original.to(tensor.dtype, copy=True), {source: original})
+
+    return _for_distinct(base, copy)
+
+
+@torch.no_grad()
+def _for_distinct(base: StateDict, make: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:
+    """Make one tensor for every distinct tensor of the base, and give it to all names that are tied to it."""
+    first_of = distinct_names(base)
+    made = {name: make(name, base[name]) for name in dict.fromkeys(first_of.values())}
+    return {name: made[first] for name, first in first_of.items()}
+
+
+def distinct_names(state_dict: StateDict) -> dict[str, str]:
+    """Every name to the first name of the same memory: itself, unless the weights are tied.
+
+    Example:
+        >>> embedding = torch.zeros(4, 2)
+        >>> distinct_names({"embed.weight": embedding, "norm.weight": torch.ones(2), "lm_head.weight": embedding})
+        {'embed.weight': 'embed.weight', 'norm.weight': 'norm.weight', 'lm_head.weight': 'embed.weight'}
+    """
+    first: dict[object, str] = {}
+    return {
+        name: first.setdefault((tensor.data_ptr() or name, tensor.shape, tensor.stride(), tensor.dtype), name)
+        for name, tensor in state_dict.items()
+    }
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in the precision that methods compute in: float64 as it is, anything else as float32."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _finite(name: str, merged: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The merged tensor, if all its values are finite; if not, say which inputs already had such values."""
+    if _is_finite(merged):
+        return merged
+    culprits = [source for source, tensor in inputs.items() if not _is_finite(tensor)]
+    cause = (
+        f"it already is so in {' and '.join(culprits)}"
+        if culprits
+        else f"though all inputs are finite: the merge is too large for {merged.dtype}"
+    )
+    raise MergeError(f"merged tensor {name!r} holds NaN or Inf: {cause}")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(wide(tensor)).all())

@@ -1,0 +1,62 @@
+"""The one number of an evaluation that a sweeper optimises."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import TYPE_CHECKING
+
+from fusion_eval.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fusion_eval.report.aggregates import Aggregates
+    from fusion_eval.report.record import Report
+
+__all__ = ["objective"]
+
+
+def objective(report: Report, aggregates: Aggregates, path: str) -> float:
+    """Look up a number of the report or of its aggregates.
+
+    Args:
+        report: Of the model.
+        aggregates: Of the report.
+        path: `mean.<metric>`, `normalised.<name>`, `worst.<name>` or `<task>.<metric>`.
+
+    Raises:
+        ConfigError: There is no such number, it is not finite, or the path means two numbers; the message lists what
+            there is, and why tasks or aggregates are missing.
+
+    Example:
+        >>> from fusion_eval.report.aggregates import Aggregates
+        >>> from fusion_eval.report.record import Report, TaskResult
+        >>> report = Report({"mnist": TaskResult({"accuracy": 0.6}, {}, "accuracy", count=10, seconds=0.1)})
+        >>> objective(report, Aggregates(), "mnist.accuracy")
+        0.6
+    """
+    numbers = [
+        *(
+            (f"{group}.{name}", entry.value)
+            for group, named in aggregates.groups.items()
+            for name, entry in named.items()
+        ),
+        *((f"{task}.{metric}", value) for task, metrics in report.items() for metric, value in metrics.items()),
+    ]
+    found = [value for name, value in numbers if name == path]
+    if len(found) > 1:
+        raise ConfigError(f"objective {path!r} is both an aggregate and a metric of a task: rename the task")
+    if found and not math.isfinite(found[0]):
+        raise ConfigError(f"objective {path!r} is {found[0]}: nothing to optimise")
+    if not found:
+        names = [name for name, _ in numbers]
+        guess = difflib.get_close_matches(path, names, n=1)
+        reasons = [
+            f"{task} failed with {failure.error}: {failure.message}" for task, failure in report.failures.items()
+        ]
+        raise ConfigError(
+            f"objective {path!r} is not available"
+            + (f", did you mean {guess[0]!r}?" if guess else "")
+            + f" Available: {', '.join(names) or 'nothing'}."
+            + "".join(f"\n{reason}" for reason in (*reasons, *aggregates.warnings))
+        )
+    return found[0]

@@ -1,0 +1,68 @@
+"""Per-sample results: one Parquet file a task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from fusion_eval.errors import DataError
+from fusion_eval.report.atomic import atomic_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+
+__all__ = ["read_samples", "samples_path", "write_samples"]
+
+
+def samples_path(directory: Path, task: str) -> Path:
+    """The file of a task; `urllib.parse.unquote(path.stem)` gives its name back.
+
+    Example:
+        >>> from pathlib import Path
+        >>> samples_path(Path("run"), "glue/sst2").as_posix()
+        'run/samples/glue%2Fsst2.parquet'
+    """
+    return directory / "samples" / f"{quote(task, safe='')}.parquet"
+
+
+def write_samples(directory: Path, task: str, samples: Mapping[str, np.ndarray]) -> Path:
+    """Write the samples of a task, compressed with zstd; equal samples give equal bytes.
+
+    Args:
+        directory: Of the run.
+        task: Its name, of any characters.
+        samples: Column name to array of shape `(n,)`.
+
+    Returns:
+        The file.
+
+    Raises:
+        FusionEvalError: The file cannot be written.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    path = samples_path(directory, task)
+    with atomic_file(path) as file:
+        pyarrow.parquet.write_table(pyarrow.table(dict(samples)), file, compression="zstd")
+    return path
+
+
+def read_samples(directory: Path, task: str) -> dict[str, np.ndarray]:
+    """Read what `write_samples` wrote, in its order and with its dtypes (strings as objects).
+
+    Raises:
+        DataError: The file is missing or no Parquet file.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    path = samples_path(directory, task)
+    try:
+        table = pyarrow.parquet.read_table(path, partitioning=None)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"cannot read the samples of {task} from {path}: {error}") from error
+    return {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}

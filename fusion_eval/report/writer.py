@@ -1,0 +1,139 @@
+"""The files of a run: report.json, report.md and samples/<task>.parquet, on disk as soon as they can be."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
+
+from fusion_eval.report.aggregates import Aggregates
+from fusion_eval.report.atomic import atomic_file
+from fusion_eval.report.markdown import markdown_page
+from fusion_eval.report.record import References, Report, TaskFailure, TaskResult
+from fusion_eval.report.samples import write_samples
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["SCHEMA_VERSION", "ReportWriter"]
+
+SCHEMA_VERSION = 1
+"""Of report.json; grows when a reader of an older one would be misled."""
+
+
+class ReportWriter:
+    """Writes a run's results as they come, so that whatever ends the run, what was finished is on disk.
+
+    Every file appears whole, under its name, or not at all. To construct a writer takes the directory over: report.json
+    says "running" from then on, and the page of an earlier run is gone. Of a distributed run, one process writes.
+
+    Args:
+        directory: Of the run; it is made.
+        provenance: As `fusion_eval.report.provenance.provenance` returns it.
+        selected_on: The split that the hyper-parameters were chosen on, if any were.
+
+    Attributes:
+        report: What was added so far.
+
+    Raises:
+        FusionEvalError: (every method) a file cannot be written; the message names it.
+    """
+
+    def __init__(self, directory: Path, provenance: dict[str, Any], selected_on: str | None = None) -> None:
+        self.report = Report({})
+        self._directory = directory
+        self._provenance = provenance
+        self._selected_on = selected_on
+        self._write_json("running", References(), Aggregates(), [])
+        self._page.unlink(missing_ok=True)
+
+    def add(self, task: str, outcome: TaskResult | TaskFailure) -> None:
+        """Put the outcome of a task on disk: its samples, then report.json."""
+        if isinstance(outcome, TaskFailure):
+            self.report = Report(self.report.results, {**self.report.failures, task: outcome})
+        else:
+            if outcome.samples:
+                write_samples(self._directory, task, outcome.samples)
+            self.report = Report({**self.report.results, task: outcome}, self.report.failures)
+        self._write_json("running", References(), Aggregates(), [])
+
+    def finish(
+        self,
+        references: References,
+        aggregates: Aggregates,
+        warnings: Iterable[str],
+        status: Literal["complete", "partial", "failed"],
+    ) -> None:
+        """Write the final report.json and report.md.
+
+        Args:
+            references: Results of the base and the experts.
+            aggregates: Of the report; their warnings are recorded too.
+            warnings: Of the run.
+            status: "complete" where every task has a result, "partial" where some have, "failed" where none has.
+        """
+        everything = self._write_json(status, references, aggregates, [*warnings, *aggregates.warnings])
+        page = markdown_page(
+            self.report,
+            references,
+            aggregates,
+            status=status,
+            selected_on=self._selected_on,
+            warnings=everything,
+            provenance=self._provenance,
+        )
+        with atomic_file(self._page) as file:
+            file.write(page.encode(errors="backslashreplace"))
+
+    @property
+    def _page(self) -> Path:
+        return self._directory / "report.md"
+
+    def _write_json(
+        self, status: str, references: References, aggregates: Aggregates, warnings: list[str]
+    ) -> list[str]:
+        """Write report.json and return its warnings."""
+        results = self.report.results
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "status": status,
+            "report": self.report,
+            "standard_errors": {task: result.standard_errors for task, result in results.items()},
+            "counts": {task: result.count for task, result in results.items()},
+            "seconds": {task: result.seconds for task, result in results.items()},
+            "primary": {task: result.primary for task, result in results.items()},
+            "references": {
+                "base": {task: result.metrics for task, result in references.base.items()},
+                "experts": {task: result.metrics for task, result in references.experts.items()},
+            },
+            "ratios": {task: asdict(ratio) for task, ratio in aggregates.ratios.items()},
+            "aggregates": {
+                group: {name: asdict(entry) for name, entry in named.items()}
+                for group, named in aggregates.groups.items()
+            },
+            "failures": {task: asdict(failure) for task, failure in self.report.failures.items()},
+            "selected_on": self._selected_on,
+            "fingerprints": {task: result.fingerprints for task, result in results.items()},
+            "provenance": self._provenance,
+        }
+        lost: list[str] = []
+        document = _finite(document, "", lost)
+        document["warnings"] = [*warnings, *lost]
+        text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
+        with atomic_file(self._directory / "report.json") as file:
+            file.write(f"{text}\n".encode(errors="backslashreplace"))
+        return [*warnings, *lost]
+
+
+def _finite(value: Any, path: str, lost: list[str]) -> Any:
+    """Replace what JSON has no number for by null, and say where."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry, f"{path}.{key}".lstrip("."), lost) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry, f"{path}[{index}]", lost) for index, entry in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        lost.append(f"{path} is {value}, written as null")
+        return None
+    return value

@@ -1,0 +1,100 @@
+"""The task pool that Lightning runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from fusion_eval.config import suggest
+from fusion_eval.engine import Runner
+from fusion_eval.errors import ConfigError
+from fusion_eval.report import Report, TaskFailure, TaskResult
+from fusion_eval.taskpool.base import BaseTaskPool
+from fusion_eval.tasks import Task
+
+__all__ = ["TaskPool"]
+
+
+@dataclass(frozen=True, eq=False)
+class TaskPool(BaseTaskPool):
+    """Named tasks, each run on the model under test by Lightning's test loop.
+
+    Args:
+        tasks: Task name to task, in the order of the report.
+
+    Raises:
+        ConfigError: if there is no task, or an entry is none.
+
+    Example:
+        >>> from functools import partial
+        >>> from torchmetrics.classification import MulticlassAccuracy
+        >>> from fusion_eval.data import Arrays
+        >>> from fusion_eval.tasks import Classification
+        >>> task = Classification(Arrays("digits.npz"), {"accuracy": partial(MulticlassAccuracy, average="micro")})
+        >>> TaskPool({"digits": task}) == TaskPool.from_config(TaskPool({"digits": task}).to_config())
+        True
+    """
+
+    tasks: Mapping[str, Task]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tasks, Mapping) or not self.tasks:
+            raise ConfigError("tasks: a pool needs at least one, as a mapping of a name to a task")
+        for name, task in self.tasks.items():
+            if not isinstance(task, Task):
+                raise ConfigError(f"tasks.{name}: expected a task such as fusion_eval.tasks.Classification, found {task!r}")
+
+    def select(self, names: Iterable[str]) -> TaskPool:
+        """The pool of only these tasks.
+
+        Raises:
+            ConfigError: if there is no task of a name.
+        """
+        for name in (names := list(names)):
+            if name not in self.tasks:
+                raise ConfigError(f"no task {name!r}{suggest(name, self.tasks)}")
+        return TaskPool({name: self.tasks[name] for name in names})
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        runner: Runner | None = None,
+        *,
+        on_error: Literal["raise", "record"] = "raise",
+        on_result: Callable[[str, TaskResult | TaskFailure], Any] | None = None,
+        label: str = "model",
+    ) -> Report:
+        """Evaluate a model on every task.
+
+        Args:
+            model: Features or logits out; with a mapping `heads` of task names to modules if it brings heads along.
+            runner: Device, batch size and the like; None: the CPU with the defaults of `Runner`.
+            on_error: Whether a failing task stops the evaluation, or is recorded while the others still run.
+            on_result: Called after each task with its name and what became of it.
+            label: What the progress display calls the model.
+
+        Returns:
+            `{task: {metric: value}}`, with standard errors, samples and failures as attributes.
+
+        Raises:
+            FusionEvalError: from a failing task, if `on_error` is "raise"; `on_result` has been told before.
+        """
+        runner = runner or Runner()
+        results: dict[str, TaskResult] = {}
+        failures: dict[str, TaskFailure] = {}
+        for name, task in self.tasks.items():
+            try:
+                results[name] = outcome = runner.run(name, task, model, label)
+            except Exception as error:
+                failures[name] = failure = TaskFailure.from_exception(error)
+                if on_result is not None:
+                    on_result(name, failure)
+                if on_error == "raise":
+                    raise
+                continue
+            if on_result is not None:
+                on_result(name, outcome)
+        return Report(results, failures)

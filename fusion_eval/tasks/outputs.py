@@ -1,0 +1,52 @@
+"""Reading what a model under test returns: logits, features, a Hugging Face output, or a mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from fusion_eval.errors import TaskError
+
+__all__ = ["forward", "logits_of"]
+
+_FEATURES = ("features", "image_embeds", "text_embeds", "pooler_output")
+"""Where Hugging Face models and common wrappers put one feature vector a sample, in order of preference."""
+
+
+def forward(model: nn.Module, inputs: Any) -> Any:
+    """Call the model: a mapping of inputs becomes keyword arguments."""
+    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+
+
+def logits_of(output: Any, head: nn.Module | None) -> Tensor:
+    """The logits, shape `(n, c)`, in a model's output; with a head, what the head makes of the features in it.
+
+    Raises:
+        TaskError: if the output holds no logits (or, with a head, no features).
+    """
+    if head is None:
+        return _matrix(_pick(output, ("logits",)), "logits")
+    features: Tensor = head(_matrix(_pick(output, _FEATURES), "features"))
+    return _matrix(features, "logits of the head")
+
+
+def _pick(output: Any, names: tuple[str, ...]) -> Any:
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        for name in names:
+            if output.get(name) is not None:
+                return output[name]
+        found = f"a mapping with {', '.join(map(str, output))}"
+    else:
+        found = type(output).__name__
+    raise TaskError(f"the model returned {found}; expected a tensor or a mapping with {' or '.join(names)}")
+
+
+def _matrix(tensor: Any, what: str) -> Tensor:
+    if not isinstance(tensor, Tensor) or tensor.ndim != 2:
+        shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise TaskError(f"the model's {what} should have shape (samples, width), found {shape}")
+    return tensor
