@@ -57,8 +57,9 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
     try:
         references = _run(cfg, pool, models, model, runner, writer.add)
     finally:
-        report, aggregates = writer.report, aggregate(writer.report, references, seed=cfg.seed)
-        complete = report.keys() >= getattr(pool, "tasks", report).keys()
+        report, tasks = writer.report, getattr(pool, "tasks", writer.report)
+        aggregates = aggregate(report, references, tasks=tuple(tasks), seed=cfg.seed)
+        complete = report.keys() >= tasks.keys()
         writer.finish(references, aggregates, [], "complete" if complete else "partial" if report else "failed")
         _show(report, references, aggregates, directory)
     if report.failures:
@@ -76,7 +77,7 @@ def _run(
 
     report = pool.evaluate(model, runner, on_error=cfg.on_error, on_result=add, label="merged")
     if isinstance(pool, TaskPool):
-        return evaluate_references(pool, models, runner, tasks=report) if cfg.references else References()
+        return evaluate_references(pool, models, runner, tasks=report) if cfg.references and report else References()
     for name, metrics in report.items():
         add(name, TaskResult(metrics, {}, primary=next(iter(metrics)), count=0, seconds=0.0))
     return References()

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ class ConfSearchPath(SearchPathPlugin):
 
 
 Plugins.instance().register(ConfSearchPath)
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what we raise
 
 
 def compose(overrides: Iterable[str] = (), config_name: str = "config") -> DictConfig:
@@ -116,7 +118,7 @@ def build(config: Mapping[str, Any] | DictConfig, where: str = "") -> Any:
 
     Args:
         config: A node with `_target_`.
-        where: Name of the node (a key, a file) for messages.
+        where: What to put before the keys in messages: a key, or a file and a colon.
 
     Raises:
         ConfigError: a value is missing, a key unknown, a target not importable, or a constructor refused its arguments.
@@ -139,7 +141,7 @@ def build(config: Mapping[str, Any] | DictConfig, where: str = "") -> Any:
     except InstantiationException as error:
         key = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else ""
         reason = error.__cause__ if isinstance(error.__cause__, FusionEvalError) else f"{error.__cause__ or error}"
-        raise ConfigError(f"{_join(where, key)}: {reason}") from error
+        raise ConfigError(f"{_join(where, key).removesuffix(':')}: {reason}") from error
 
 
 def to_config(value: Any) -> Any:
@@ -167,7 +169,9 @@ def to_config(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: to_config(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"_target_": _public_name(type(value)), **fields}
-    raise ConfigError(f"{value!r} cannot be written as YAML; give a dataclass or a functools.partial of a named callable")
+    raise ConfigError(
+        f"{value!r} cannot be written as YAML; give a dataclass or a functools.partial of a named callable"
+    )
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -197,7 +201,8 @@ def _plain(node: Any) -> Any:
 
 
 def _join(where: str, key: str) -> str:
-    return ".".join(part for part in (where, key) if part) or "the config"
+    separator = " " if where.endswith(":") else "."
+    return separator.join(part for part in (where, key) if part) or "the config"
 
 
 def _check(node: Any, where: str) -> None:
@@ -213,7 +218,7 @@ def _check_signature(node: dict[str, Any], where: str) -> None:
     try:
         target = get_object(str(node["_target_"]))
     except Exception as error:
-        raise ConfigError(f"{_join(where, '_target_')}: cannot import {node['_target_']!r}: {error}") from error
+        raise ConfigError(f"{_join(where, '_target_')}: {_explain_target(str(node['_target_']), error)}") from error
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):
@@ -228,6 +233,12 @@ def _check_signature(node: dict[str, Any], where: str) -> None:
     missing = [name for name in required[len(node.get("_args_", ())) :] if name not in given]
     if missing and not node.get("_partial_"):
         raise ConfigError(f"{_join(where, missing[0])}: a value is required by {node['_target_']}")
+
+
+def _explain_target(target: str, error: Exception) -> str:
+    package, _, name = target.rpartition(".")
+    public = getattr(sys.modules.get(package), "__all__", None)
+    return f"cannot import {target!r}{suggest(name, public) if public else f': {error}'}"
 
 
 def _public_name(target: Callable[..., Any]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -207,7 +206,9 @@ def _read(path: Path, key: str) -> np.ndarray | Tensor:
             return _read_npz(path, key)
         # Copy on write: torch wants memory it may write to, the file must stay as it is.
         return np.lib.format.open_memmap(path, mode="c")
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file raises what its parser stumbles over: zlib, tokenize, zipfile errors
         raise DataError(f"{path}: not a readable {path.suffix} file: {error}") from error
 
 
@@ -219,13 +220,10 @@ def _read_npz(path: Path, key: str) -> np.ndarray:
 
 
 def _read_safetensors(path: Path, key: str) -> Tensor:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            if key not in file.keys():  # noqa: SIM118 -- the file is no mapping
-                raise DataError(f"{path}: no tensor {key!r}{suggest(key, file.keys())}")
-            tensor: Tensor = file.get_tensor(key)
-            return tensor
-    except SafetensorError as error:
-        raise DataError(f"{path}: not a readable .safetensors file: {error}") from error
+    with safe_open(path, framework="pt") as file:
+        if key not in file.keys():  # noqa: SIM118 -- the file is no mapping
+            raise DataError(f"{path}: no tensor {key!r}{suggest(key, file.keys())}")
+        tensor: Tensor = file.get_tensor(key)
+    return tensor

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
-
+from typing import TYPE_CHECKING, Any
 
 from fusion_eval.data.arrays import AsInput, as_targets, suggest
 from fusion_eval.data.source import DataSource, Samples
@@ -13,8 +12,9 @@ from fusion_eval.data.transform import ImageTransform, TransformedSamples, diges
 from fusion_eval.errors import DataError
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from collections.abc import Callable, Iterator
+
+    from torch import Tensor
 
 __all__ = ["HuggingFace"]
 

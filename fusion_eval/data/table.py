@@ -125,7 +125,7 @@ class Table(DataSource):
         class_names = None if self.class_names is None else tuple(self.class_names)
         if types.is_integer(column.type):
             where = f"{self.path}: column {self.target!r}" + (f" of split {self.split!r}" if self.split else "")
-            return as_targets(column.take(rows).to_numpy(), class_names, where), class_names
+            return as_targets(np.array(column.take(rows)), class_names, where), class_names
         if not (types.is_boolean(column.type) or types.is_string(column.type) or types.is_large_string(column.type)):
             raise DataError(
                 f"{self.path}: target column {self.target!r} holds {column.type}; it should hold integers or strings"
@@ -147,27 +147,37 @@ class Table(DataSource):
 
 def _read(path: Path) -> Any:
     """A `pyarrow.Table` whose columns have different names."""
-    from pyarrow import ArrowException, csv, parquet
-
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        if path.suffix == ".parquet":
-            table = parquet.read_table(path)
-        else:
-            # One block: column types are inferred from the first one, and a later row may be the first with a decimal.
-            table = csv.read_csv(
-                path,
-                csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1)),
-                csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ","),
-                csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False),
-            )
-    except (ArrowException, OSError) as error:
+        table = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+        names = table.column_names
+    except Exception as error:  # mostly ArrowException; bytes that are no UTF-8 raise others
         raise DataError(f"{path}: not a readable {path.suffix} file: {error}") from error
-    repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if table.num_rows == 0:
+        raise DataError(f"{path}: no rows")
+    repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise DataError(f"{path}: more than one column is named {repeated[0]!r}")
     return table
+
+
+def _read_parquet(path: Path) -> Any:
+    from pyarrow import parquet
+
+    return parquet.read_table(path, partitioning=None)  # a directory called a=b is no column
+
+
+def _read_csv(path: Path) -> Any:
+    from pyarrow import csv
+
+    # One block: column types are inferred from the first, and a row far behind may be the first one with a decimal.
+    return csv.read_csv(
+        path,
+        csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1)),
+        csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ","),
+        csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False),
+    )
 
 
 def _is_numeric(kind: Any) -> bool:

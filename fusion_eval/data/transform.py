@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from types import ModuleType
+from types import ModuleType, NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,7 +155,7 @@ def identify_transform(transform: Callable[..., Any]) -> str:
         >>> identify_transform(partial(round, ndigits=2))
         "builtins.round () [('ndigits', 2)]"
     """
-    if inspect.isbuiltin(transform) and isinstance(transform.__self__, (ModuleType, type)):
+    if inspect.isbuiltin(transform) and isinstance(transform.__self__, (ModuleType, type, NoneType)):
         return f"{transform.__module__}.{transform.__qualname__}"
     if inspect.isfunction(transform) and "<" not in transform.__qualname__:
         with suppress(OSError):  # no source: typed at a prompt

@@ -35,7 +35,9 @@ class TaskProgress(pl.Callback):
     def done(self, result: TaskResult) -> None:
         """Leave a line about a finished task."""
         value = f"{result.primary} {result.score:.4f}"
-        self._console.print(f"{self._label:<24} {value}   {result.count} samples, {result.seconds:.1f} s", highlight=False)
+        self._console.print(
+            f"{self._label:<24} {value}   {result.count} samples, {result.seconds:.1f} s", highlight=False
+        )
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""

@@ -98,7 +98,15 @@ class Runner:
             return known
         self._progress.announce(f"{label} on {name}")
         module = TaskModule(
-            name, task, model, head, samples, indices, self.batch_size, self.num_workers, keep_outputs=self.bootstrap > 0
+            name,
+            task,
+            model,
+            head,
+            samples,
+            indices,
+            self.batch_size,
+            self.num_workers,
+            keep_outputs=self.bootstrap > 0,
         )
         logged = self._test(module)
         if logged.pop("evaluated") != len(indices):

@@ -31,8 +31,8 @@ def read_expert(name: str, base: StateDict, experts: Mapping[str, StateDict]) ->
     """
     if name not in experts:
         close = get_close_matches(name, list(experts), n=1)
-        hint = f", did you mean {close[0]!r}?" if close else "."
-        raise MergeError(f"there is no expert {name!r}{hint} Known experts: {', '.join(sorted(experts)) or 'none'}")
+        guess = f"; did you mean {close[0]!r}?" if close else ";"
+        raise MergeError(f"there is no expert {name!r}{guess} Known: {', '.join(sorted(experts)) or 'none'}")
     expert = experts[name]
     if mismatch := describe_mismatch(expert, base):
         raise MergeError(f"expert {name!r} does not fit the base: {mismatch}")

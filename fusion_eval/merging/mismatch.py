@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from fusion_eval.merging.method import StateDict
+from fusion_eval.merging.tensors import distinct_names
 
 __all__ = ["describe_mismatch"]
 
@@ -12,7 +16,7 @@ _NAMED = 5
 
 
 def describe_mismatch(actual: StateDict, expected: StateDict) -> str | None:
-    """The first few tensors that are missing, unexpected, of another shape or kind of number; None if all is well.
+    """The first few tensors that are missing, unexpected, of another form, or no longer tied; None if all is well.
 
     Floating-point dtypes may differ from each other, and so may the others; a quantised tensor is no weight.
 
@@ -22,11 +26,13 @@ def describe_mismatch(actual: StateDict, expected: StateDict) -> str | None:
         >>> describe_mismatch({"weight": torch.zeros(3, 2)}, expected)
         '1 missing: bias; 1 differing: weight is (3, 2), not (2, 3)'
     """
+    first_of = distinct_names(expected)
     shared = [name for name in expected if name in actual]
     parts = [
         _few("missing", [name for name in expected if name not in actual]),
         _few("unexpected", [name for name in actual if name not in expected]),
         _few("differing", [text for name in shared if (text := _difference(name, actual, expected))]),
+        _few("untied", [text for name in shared if (text := _untied(name, actual, first_of[name]))]),
     ]
     return "; ".join(filter(None, parts)) or None
 
@@ -38,6 +44,16 @@ def _difference(name: str, actual: StateDict, expected: StateDict) -> str | None
     if is_now.is_floating_point() != should_be.is_floating_point():
         return f"{name} is {is_now.dtype}, not {should_be.dtype}"
     return None
+
+
+def _untied(name: str, actual: StateDict, first: str) -> str | None:
+    if first not in actual or _same(actual[name], actual[first]):
+        return None
+    return f"{name} is not {first}, as it should be"
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.data_ptr() == other.data_ptr() or torch.equal(one.double(), other.double())
 
 
 def _few(what: str, found: Sequence[str]) -> str:

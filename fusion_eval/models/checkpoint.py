@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping
@@ -92,7 +91,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, OSError) as error:
+    except Exception as error:  # a damaged pickle makes torch raise anything, IndexError and UnicodeError included
         if named := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             raise CheckpointError(
                 f"{path}: it holds Python objects ({named[1]}), not only tensors, and loading those would run code "
@@ -131,10 +130,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f'{index}: damaged; expected {{"weight_map": {{tensor: file beside it}}}}') from error
     shards = {shard: _read(shard) for shard in sorted(set(shard_of.values()))}
-    missing = [name for name, shard in shard_of.items() if name not in shards[shard]]
-    if missing:
-        name = missing[0]
-        raise CheckpointError(
-            f"{shard_of[name]}: lacks {len(missing)} tensors that {index.name} promises, first {name}"
-        )
+    for name, shard in shard_of.items():
+        if name not in shards[shard]:
+            raise CheckpointError(f"{shard}: lacks tensor {name}, which {index.name} says is in it")
     return {name: shards[shard][name] for name, shard in shard_of.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from fusion_eval.errors import CheckpointError
@@ -35,20 +34,23 @@ def fit_state_dict(state_dict: StateDict, expected: StateDict, source: str) -> d
 
     Raises:
         CheckpointError: tensors are missing, unexpected, or of another shape or kind of number; several prefixes fit
-            equally well; tied names differ.
+            equally well; names that are tied hold different values.
 
     Example:
+        >>> import torch
         >>> stored = {"backbone.weight": torch.ones(2), "head.bias": torch.zeros(3)}
         >>> fit_state_dict(stored, {"weight": torch.zeros(2)}, "last.ckpt")
         {'weight': tensor([1., 1.])}
     """
     prefix = _prefix(state_dict, expected, source)
     below = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
-    tied = _tie(below, expected, source)
-    if mismatch := describe_mismatch(tied, expected):
+    first_of = distinct_names(expected)
+    stored = {first: below[name] for name, first in first_of.items() if name in below}
+    filled = {name: stored[first] for name, first in first_of.items() if first in stored} | below
+    if mismatch := describe_mismatch(filled, expected):
         place = f"{source}, below the prefix {prefix!r}" if prefix else source
         raise CheckpointError(f"{place}: the tensors do not fit the architecture: {mismatch}")
-    return {name: tied[name] for name in expected}
+    return {name: stored[first] for name, first in first_of.items()}
 
 
 def _prefix(state_dict: StateDict, expected: StateDict, source: str) -> str:
@@ -67,15 +69,3 @@ def _splits(name: str) -> Iterator[tuple[str, str]]:
     for depth in range(len(parts)):
         rest = ".".join(parts[depth:])
         yield name.removesuffix(rest), rest
-
-
-def _tie(state_dict: StateDict, expected: StateDict, source: str) -> dict[str, Tensor]:
-    """Give all names of one tensor the tensor that is stored under any of them."""
-    first_of = distinct_names(expected)
-    shared: dict[str, Tensor] = {}
-    for name, first in first_of.items():
-        if name in state_dict:
-            tensor = shared.setdefault(first, state_dict[name])
-            if tensor is not state_dict[name] and not torch.equal(tensor, state_dict[name]):
-                raise CheckpointError(f"{source}: {first} and {name} differ, but the architecture ties them to be one")
-    return {**state_dict, **{name: shared[first] for name, first in first_of.items() if first in shared}}

@@ -10,7 +10,7 @@ from fusion_eval.report.normalised import comparable, draw_scores, estimate, nor
 from fusion_eval.report.statistics import Estimate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from fusion_eval.report.record import References, Report, TaskResult
 
@@ -32,12 +32,14 @@ class Aggregates:
     warnings: tuple[str, ...] = ()
 
 
-def aggregate(report: Report, references: References, *, resamples: int = 1000, seed: int = 0) -> Aggregates:
+def aggregate(
+    report: Report, references: References, *, tasks: Iterable[str] = (), resamples: int = 1000, seed: int = 0
+) -> Aggregates:
     """Summarise a report over its tasks; nothing is aggregated over fewer tasks than the pool has.
 
     * `mean.<metric>`: unweighted mean over the tasks, of every metric that all tasks report. Test sets are independent,
       so its standard error is `sqrt(sum_t se_t^2) / T`.
-    * `normalised.<name>`: `mean_of_ratios`, `ratio_of_means` and `share_of_gap`, see `fusion_eval.report.normalised`.
+    * `normalised.<name>`: `mean_of_ratios`, `ratio_of_means`, `share_of_gap` and `share_of_mean_gap`, see `fusion_eval.report.normalised`.
     * `worst.<primary metric>` and `worst.normalised`: the lowest primary metric and the lowest ratio to the expert. The
       standard error is that of the task; that it was picked for being the lowest is not in it.
 
@@ -45,6 +47,7 @@ def aggregate(report: Report, references: References, *, resamples: int = 1000, 
         report: Results and failures of the merged model.
         references: Results of the base and of the experts. One that was measured on other samples, or has another
             primary metric, does not count.
+        tasks: Names of all tasks of the pool, for a report that may have been cut short.
         resamples: Of the paired bootstrap.
         seed: Of the paired bootstrap.
 
@@ -56,15 +59,16 @@ def aggregate(report: Report, references: References, *, resamples: int = 1000, 
         >>> round(found.groups["normalised"]["ratio_of_means"].value, 6)
         0.75
         >>> found.warnings
-        ('left out: normalised.share_of_gap (no finite result of the base on mnist)',)
+        ('left out: normalised.share_of_gap, normalised.share_of_mean_gap (no finite result of the base on mnist)',)
     """
     results = report.results
     references, dropped = comparable(results, references)
     draws = draw_scores(results, references, resamples, seed)
     ratio_draws = ratios_to_experts(draws)
     ratios = {task: estimate(ratio) for task, ratio in ratio_draws.items()}
-    if report.failures or not results:
-        why = f"failed: {', '.join(report.failures)}" if report.failures else "there are no tasks"
+    unfinished = [task for task in dict.fromkeys((*report.failures, *tasks)) if task not in results]
+    if unfinished or not results:
+        why = f"no result on {', '.join(unfinished)}" if unfinished else "there are no tasks"
         return Aggregates({}, ratios, (*dropped, f"left out: every aggregate ({why})"))
 
     primaries = sorted({result.primary for result in results.values()})

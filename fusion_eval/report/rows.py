@@ -18,9 +18,10 @@ _MISSING = "-"
 AGGREGATE_HEADER = ("aggregate", "value", "of")
 
 _NORMALISED = {
-    "mean_of_ratios": "mean of ratios to the expert",
-    "ratio_of_means": "ratio of mean to experts' mean",
-    "share_of_gap": "share of base-to-expert gap",
+    "mean_of_ratios": "mean of ratios to experts",
+    "ratio_of_means": "ratio of the two means",
+    "share_of_gap": "mean of shares of gaps",
+    "share_of_mean_gap": "share of the mean gap",
 }
 
 

@@ -12,7 +12,13 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Estimate", "bootstrap_standard_error", "paired_bootstrap_means", "standard_error_of_mean"]
+__all__ = [
+    "Estimate",
+    "bootstrap_standard_error",
+    "paired_bootstrap_means",
+    "standard_deviation",
+    "standard_error_of_mean",
+]
 
 _CHUNK = 4_000_000
 """Multinomial counts held in memory at once (int64: 32 MB)."""
@@ -47,9 +53,15 @@ def standard_error_of_mean(values: npt.ArrayLike) -> float | None:
         0.24494897427831783
     """
     samples = np.asarray(values, dtype=np.float64)
-    if len(samples) < 2 or not np.isfinite(samples).all():
+    deviation = standard_deviation(samples)
+    return None if deviation is None else deviation / math.sqrt(len(samples))
+
+
+def standard_deviation(values: npt.NDArray[np.float64]) -> float | None:
+    """Standard deviation (n - 1) of shape `(n,)`; None where n is below two, or a value is not finite."""
+    if len(values) < 2 or not np.isfinite(values).all():
         return None
-    return float(samples.std(ddof=1)) / math.sqrt(len(samples))
+    return float(values.std(ddof=1))
 
 
 def bootstrap_standard_error(
@@ -65,7 +77,8 @@ def bootstrap_standard_error(
         seed: Of the generator; the same seed gives the same result.
 
     Returns:
-        The error in the unit of the statistic; None for fewer than two samples or where a resample has no finite value.
+        The error in the unit of the statistic; None for fewer than two samples or resamples, or where a resample has no
+        finite value.
 
     Example:
         >>> heights = np.array([1.6, 1.7, 1.8, 1.9])
@@ -76,8 +89,8 @@ def bootstrap_standard_error(
     if n < 2:
         return None
     generator = np.random.default_rng(seed)
-    replicates = np.array([statistic(generator.integers(n, size=n)) for _ in range(resamples)], dtype=np.float64)
-    return float(replicates.std(ddof=1)) if np.isfinite(replicates).all() else None
+    replicates = [statistic(generator.integers(n, size=n)) for _ in range(resamples)]
+    return standard_deviation(np.array(replicates, dtype=np.float64))
 
 
 def paired_bootstrap_means(

@@ -53,7 +53,7 @@ class BaseTaskPool(ABC):
         if "_target_" not in config:
             found = ", ".join(map(str, config)) or "nothing"
             raise ConfigError(f"{source or 'task pool'}: needs `_target_` or `type`, found {found}")
-        pool = build(config, source)
+        pool = build(config, source and f"{source}:")
         if not isinstance(pool, cls):
             raise ConfigError(f"{source or 'task pool'}: `_target_` makes {type(pool).__name__}, not a {cls.__name__}")
         return pool

@@ -56,4 +56,6 @@ def _save(model: nn.Module, path: Path) -> None:
     elif hasattr(backbone, "save_pretrained"):
         backbone.save_pretrained(path)
     else:
-        raise ConfigError(f"save_path: {type(backbone).__name__} has no save_pretrained; give a .safetensors file, not {path}")
+        raise ConfigError(
+            f"save_path: {type(backbone).__name__} has no save_pretrained; give a .safetensors file, not {path}"
+        )

@@ -100,7 +100,9 @@ def _metrics(metric: Any, where: str) -> dict[str, Any]:
     if isinstance(metric, Mapping) and "_target_" in metric:
         name = str(metric["_target_"]).rpartition(".")[2]
         return {name: {"_partial_": True, **metric}}
-    raise ConfigError(f"{where}.metric: expected a name, a list of names or a mapping with `_target_`, found {metric!r}")
+    raise ConfigError(
+        f"{where}.metric: expected a name, a list of names or a mapping with `_target_`, found {metric!r}"
+    )
 
 
 def _option(group: str, name: str, where: str) -> dict[str, Any]:

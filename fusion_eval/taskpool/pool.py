@@ -17,6 +17,8 @@ from fusion_eval.tasks import Task
 
 __all__ = ["TaskPool"]
 
+_RESERVED = ("mean", "normalised", "worst")
+
 
 @dataclass(frozen=True, eq=False)
 class TaskPool(BaseTaskPool):
@@ -44,8 +46,12 @@ class TaskPool(BaseTaskPool):
         if not isinstance(self.tasks, Mapping) or not self.tasks:
             raise ConfigError("tasks: a pool needs at least one, as a mapping of a name to a task")
         for name, task in self.tasks.items():
+            if name in _RESERVED:
+                raise ConfigError(f"tasks.{name}: the name is taken by an aggregate of the report; choose another")
             if not isinstance(task, Task):
-                raise ConfigError(f"tasks.{name}: expected a task such as fusion_eval.tasks.Classification, found {task!r}")
+                raise ConfigError(
+                    f"tasks.{name}: expected a task such as fusion_eval.tasks.Classification, found {task!r}"
+                )
 
     def select(self, names: Iterable[str]) -> TaskPool:
         """The pool of only these tasks.

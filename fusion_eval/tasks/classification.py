@@ -70,7 +70,9 @@ class Classification(Task):
         expected = (len(targets), self._count_classes(samples))
         if tuple(logits.shape) != expected:
             hint = "" if head else "; if these are features, the task needs a head"
-            raise TaskError(f"logits should have shape {expected} (samples, classes), found {tuple(logits.shape)}{hint}")
+            raise TaskError(
+                f"logits should have shape {expected} (samples, classes), found {tuple(logits.shape)}{hint}"
+            )
         confidence, prediction = logits.softmax(dim=-1).max(dim=-1).values, logits.argmax(dim=-1)
         columns = {
             "target": targets,

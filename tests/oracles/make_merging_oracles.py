@@ -8,8 +8,8 @@ Each needs a virtual environment of its own, with torch first so that no CUDA bu
     /tmp/fusion-bench==0.2.33/bin/python tests/oracles/make_merging_oracles.py fusion-bench
     /tmp/mergekit==0.1.5/bin/python tests/oracles/make_merging_oracles.py mergekit
 
-A run adds to the file what its package makes and leaves the rest. Keys are `<model>/<tensor>`; a model is "base", one of
-EXPERTS, or "<package>.<recipe>". The metadata holds the versions and, as JSON, the recipes.
+A run adds to the file what its package makes and leaves the rest. Keys are `<model>/<tensor>`; a model is "base", one
+of EXPERTS, or "<package>.<recipe>". The metadata holds the versions and, as JSON, the recipes.
 """
 
 from __future__ import annotations

@@ -44,11 +44,11 @@ def package_file(package: str, path: str) -> Path:
     """
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise DataError(f"embedded data needs the package {package!r}: pip install \"fusion-eval[embedded]\"")
+        raise DataError(f'embedded data needs the package {package!r}: pip install "fusion-eval[embedded]"')
     file = Path(spec.origin).parent / path
     if not file.exists():
         raise DataError(
-            f"{file} does not exist: the installed {package!r} does not ship it; pip install \"fusion-eval[embedded]\" "
+            f'{file} does not exist: the installed {package!r} does not ship it; pip install "fusion-eval[embedded]" '
             "in a fresh environment installs a version that does"
         )
     return file

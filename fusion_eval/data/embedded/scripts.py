@@ -24,7 +24,15 @@ from fusion_eval.data.embedded.images import SIDE, GreyImages, package_file
 
 __all__ = ["scripts"]
 
-_FACES = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSerif", "DejaVuSansMono", "DejaVuSerif-Italic")
+_FACES = (
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSans-Oblique",
+    "DejaVuSerif",
+    "DejaVuSansMono",
+    "DejaVuSerif-Italic",
+    "DejaVuSans-BoldOblique",
+)
 _SCRIPTS = {  # ISO 15924 code to class name: the scripts of which DejaVu Sans has at least 30 letters
     "Latn": "Latin",
     "Grek": "Greek",
@@ -39,11 +47,10 @@ _SCRIPTS = {  # ISO 15924 code to class name: the scripts of which DejaVu Sans h
     "Tfng": "Tifinagh",
     "Lisu": "Lisu",
 }
-_SHARES = {"train": (0.0, 0.6), "val": (0.6, 0.72), "test": (0.72, 1.0)}  # of the letters of each script
-_MOST = {"train": 700, "val": 50, "test": 111}  # samples of one script
+_SHARES = {"train": (0.0, 0.65), "val": (0.65, 0.75), "test": (0.75, 1.0)}  # of the letters of each script
+_MOST = {"train": 750, "val": 50, "test": 111}  # samples of one script
 _FONT_SIZE = 22
 _BASELINE = 23  # row on which letters stand
-
 
 
 def scripts(split: str) -> GreyImages:

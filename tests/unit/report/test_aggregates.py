@@ -58,7 +58,12 @@ def test_the_numbers_of_the_literature(clip):
     found = aggregate(*clip).groups
     assert found["mean"]["accuracy"].value == pytest.approx(69.1, abs=0.1)
     normalised = {name: round(entry.value, 3) for name, entry in found["normalised"].items()}
-    assert normalised == {"mean_of_ratios": 0.758, "ratio_of_means": 0.764, "share_of_gap": 0.497}
+    assert normalised == {
+        "mean_of_ratios": 0.758,
+        "ratio_of_means": 0.764,
+        "share_of_gap": 0.301,
+        "share_of_mean_gap": 0.497,
+    }
     assert (found["worst"]["accuracy"].value, found["worst"]["accuracy"].task) == (50.4, "dtd")
     assert found["worst"]["normalised"].task == "dtd"
     assert found["worst"]["normalised"].value == pytest.approx(50.4 / 79.4)
@@ -95,7 +100,7 @@ def test_gap_and_ratio_of_means_errors_agree_with_the_delta_method(pool):
     merged, expert, base = means
     gradients = {
         "ratio_of_means": np.array([1 / expert, -merged / expert**2, 0]),
-        "share_of_gap": np.array(
+        "share_of_mean_gap": np.array(
             [1, -(merged - base) / (expert - base), (merged - base) / (expert - base) - 1],
         )
         / (expert - base),
@@ -131,7 +136,11 @@ def test_values_are_plain_arithmetic(rows):
     assert found["worst"]["normalised"].value == pytest.approx((merged / expert).min())
     if expert.sum() - base.sum() > 0.05:
         share = (merged.mean() - base.mean()) / (expert.mean() - base.mean())
-        assert found["normalised"]["share_of_gap"].value == pytest.approx(share)
+        assert found["normalised"]["share_of_mean_gap"].value == pytest.approx(share)
+    assert ("share_of_gap" in found["normalised"]) == (expert > base).all()
+    if (expert > base).all():
+        shares = (merged - base) / (expert - base)
+        assert found["normalised"]["share_of_gap"].value == pytest.approx(shares.mean())
 
 
 def test_nothing_is_aggregated_over_the_tasks_that_happened_to_work(clip):
@@ -139,14 +148,25 @@ def test_nothing_is_aggregated_over_the_tasks_that_happened_to_work(clip):
     failed = Report(report.results, {"food101": TaskFailure("TaskError", "no head", "")})
     found = aggregate(failed, references)
     assert found.groups == {}
-    assert found.warnings == ("left out: every aggregate (failed: food101)",)
+    assert found.warnings == ("left out: every aggregate (no result on food101)",)
     assert set(found.ratios) == set(TASKS)
+
+
+def test_an_interrupted_run_is_not_aggregated_as_if_it_were_whole(clip):
+    report, references = clip
+    found = aggregate(report, references, tasks=[*TASKS, "food101", "cub"])
+    assert found.groups == {}
+    assert found.warnings == ("left out: every aggregate (no result on food101, cub)",)
+    assert aggregate(report, references, tasks=TASKS) == aggregate(report, references)
 
 
 def test_an_empty_report():
     found = aggregate(Report({}), References())
     assert (found.groups, found.ratios) == ({}, {})
     assert found.warnings == ("left out: every aggregate (there are no tasks)",)
+
+
+SHARES = {"normalised.share_of_gap", "normalised.share_of_mean_gap"}
 
 
 @pytest.mark.parametrize(
@@ -163,19 +183,19 @@ def test_an_empty_report():
         (
             {"a": value(0.1)},
             {"a": value(0.9), "b": value(0.9)},
-            {"normalised.share_of_gap"},
-            "normalised.share_of_gap (no finite result of the base on b)",
+            SHARES,
+            "normalised.share_of_gap, normalised.share_of_mean_gap (no finite result of the base on b)",
         ),
         (
             {"a": value(0.5), "b": value(0.7)},
             {"a": value(0.7), "b": value(0.5)},
-            {"normalised.share_of_gap"},
-            "normalised.share_of_gap (the experts' mean is not above the base's)",
+            SHARES,
+            "normalised.share_of_mean_gap (the experts' mean is not above the base's)",
         ),
         (
             {"a": value(0.1), "b": value(0.1)},
             {"a": value(0.9), "b": value(0.0)},
-            {"normalised.mean_of_ratios", "worst.normalised"},
+            {"normalised.mean_of_ratios", "normalised.share_of_gap", "worst.normalised"},
             "left out: normalised.mean_of_ratios, worst.normalised (no ratio to the expert on b)",
         ),
         (
@@ -193,7 +213,7 @@ def test_an_empty_report():
         (
             {"a": value(0.1), "b": value(0.1, fingerprints={"data": "other"})},
             {"a": value(0.9), "b": value(0.9)},
-            {"normalised.share_of_gap"},
+            SHARES,
             "the base's result on b does not count: it was measured on other data",
         ),
         (
@@ -212,12 +232,12 @@ def test_an_empty_report():
 )
 def test_what_is_undefined_is_absent_and_says_why(base, experts, absent, why):
     found = aggregate(Report({"a": value(0.5), "b": value(0.6)}), References(base, experts))
-    present = {group for group in found.groups} | {f"{g}.{name}" for g, named in found.groups.items() for name in named}
+    present = set(found.groups) | {f"{g}.{name}" for g, named in found.groups.items() for name in named}
     everything = {
         "mean.accuracy",
         "normalised.mean_of_ratios",
         "normalised.ratio_of_means",
-        "normalised.share_of_gap",
+        *SHARES,
         "worst.accuracy",
         "worst.normalised",
     }
@@ -246,8 +266,9 @@ def test_metrics_with_different_units_are_not_averaged():
     experts = {"a": value(1.0), "b": value(0.8, primary="miou")}
     base = {"a": value(0.1), "b": value(0.1, primary="miou")}
     found = aggregate(Report(merged), References(base, experts))
-    assert found.groups["normalised"].keys() == {"mean_of_ratios"}
+    assert found.groups["normalised"].keys() == {"mean_of_ratios", "share_of_gap"}
     assert found.groups["normalised"]["mean_of_ratios"].value == pytest.approx((0.5 + 0.25) / 2)
+    assert found.groups["normalised"]["share_of_gap"].value == pytest.approx((0.4 / 0.9 + 0.1 / 0.7) / 2)
     assert found.groups["worst"].keys() == {"normalised"}
     assert "mean" not in found.groups
     assert any("the primary metrics differ: accuracy, miou" in warning for warning in found.warnings)

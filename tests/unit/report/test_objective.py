@@ -53,7 +53,7 @@ def test_a_typo_gets_a_suggestion(report, aggregates):
 
 
 def test_what_is_left_out_says_why(report, aggregates):
-    with pytest.raises(ConfigError, match=r"normalised\.share_of_gap \(no finite result of the base on a, b\.c/d\)"):
+    with pytest.raises(ConfigError, match=r"normalised\.share_of_mean_gap \(no finite result of the base on a, b\.c/d\)"):
         objective(report, aggregates, "normalised.share_of_gap")
 
 
@@ -64,7 +64,7 @@ def test_a_failed_task_says_why():
 
 
 def test_a_sweeper_never_gets_nan(report, aggregates):
-    with pytest.raises(ConfigError, match="'a.loss' is nan"):
+    with pytest.raises(ConfigError, match=r"'a\.loss' is nan"):
         objective(report, aggregates, "a.loss")
 
 

@@ -54,6 +54,7 @@ def test_bootstrap_of_what_some_resamples_do_not_have_is_none():
     with np.errstate(divide="ignore"):
         assert bootstrap_standard_error(lambda indices: 1 / values[indices].mean(), 3) is None
     assert bootstrap_standard_error(lambda indices: 1.0, 1) is None
+    assert bootstrap_standard_error(lambda indices: 1.0, 3, resamples=0) is None
 
 
 def test_paired_bootstrap_has_exactly_the_distribution_of_resampling_rows():

@@ -174,6 +174,8 @@ def test_kill_9_leaves_whole_files_and_every_finished_task(tmp_path):
         directory = tmp_path / str(attempt)
         process = subprocess.Popen([sys.executable, "-c", KILLED, str(directory)], stdout=subprocess.PIPE)
         assert process.stdout.readline() == b"ready\n"
+        while not samples_path(directory, "task 0").exists():
+            time.sleep(0.01)
         time.sleep(random.Random(attempt).uniform(0.2, 0.5))
         process.kill()
         process.communicate()
