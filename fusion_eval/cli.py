@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from fusion_eval.config import build
@@ -26,6 +28,8 @@ _CHOICES = {"on_error": ("raise", "record"), "selected_on": (None, "none", "val"
 @hydra.main(config_path="pkg://fusion_eval.conf", config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
     """Run one evaluation, or, with `-m`, one job of a sweep; the returned number is what a sweeper optimises."""
+    if HydraConfig.get().mode is RunMode.MULTIRUN:  # a DDP child replays the sweep: it must do so in the same place
+        os.environ["FUSION_EVAL_SWEEP_DIR"] = HydraConfig.get().sweep.dir
     try:
         return evaluate(cfg, Path(HydraConfig.get().runtime.output_dir))
     except FusionEvalError as error:

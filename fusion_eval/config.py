@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra import compose as hydra_compose
@@ -103,10 +103,12 @@ def compose_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file")
     with _hydra_errors(str(path)):
         raw = OmegaConf.load(path)
+        if isinstance(raw, DictConfig) and "defaults" not in raw:
+            return _plain(raw)
     if not isinstance(raw, DictConfig):
         raise ConfigError(f"{path}: expected a mapping, found {type(raw).__name__}")
-    if "defaults" not in raw:
-        return _plain(raw)
+    if path.suffix != ".yaml":
+        raise ConfigError(f"{path}: the name of a file with a defaults list must end in .yaml, as Hydra looks for that")
     with _hydra_errors(str(path)), initialize_config_dir(str(path.parent.resolve()), version_base="1.3"):
         return _plain(hydra_compose(path.stem))
 
@@ -132,7 +134,8 @@ def build(config: Mapping[str, Any] | DictConfig, where: str = "") -> Any:
     missing = sorted(OmegaConf.missing_keys(node))
     if missing:
         names = [_join(where, key) for key in missing]
-        raise ConfigError(f"{', '.join(names)}: a value is required, for example {names[0]}=...")
+        example = "" if where.endswith(":") else f", for example {names[0]}=..."
+        raise ConfigError(f"{', '.join(names)}: a value is required{example}")
     with _hydra_errors(where):
         plain = _plain(node)
     _check(plain, where)
@@ -146,6 +149,8 @@ def build(config: Mapping[str, Any] | DictConfig, where: str = "") -> Any:
 
 def to_config(value: Any) -> Any:
     """Describe a value so that `build` makes an equal one: dataclasses and partials become `_target_` mappings.
+
+    A bare class or function is described as a partial of it without arguments.
 
     Raises:
         ConfigError: if the value (a lambda, a loaded model) has no such description.
@@ -163,10 +168,12 @@ def to_config(value: Any) -> Any:
         return {str(key): to_config(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_config(item) for item in value]
+    if isinstance(value, type) or inspect.isfunction(value):
+        value = functools.partial(value)
     if isinstance(value, functools.partial):
         arguments = {"_args_": to_config(value.args)} if value.args else {}
         return {"_target_": _public_name(value.func), "_partial_": True, **arguments, **to_config(value.keywords)}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if dataclasses.is_dataclass(value):
         fields = {field.name: to_config(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"_target_": _public_name(type(value)), **fields}
     raise ConfigError(
@@ -189,15 +196,15 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 @contextmanager
 def _hydra_errors(where: str) -> Iterator[None]:
-    """Turn what Hydra, OmegaConf and YAML raise into a ConfigError that says where."""
+    """Turn what Hydra, OmegaConf, YAML and the file system raise into a ConfigError that says where."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeError) as error:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _plain(node: Any) -> Any:
-    return OmegaConf.to_container(node, resolve=True)
+def _plain(node: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
 
 
 def _join(where: str, key: str) -> str:

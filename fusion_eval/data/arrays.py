@@ -179,7 +179,7 @@ def as_tensor(values: np.ndarray | Tensor, where: str) -> Tensor:
             kinds = {"f": np.float32, "b": np.bool_, "i": np.int64, "u": np.int64}
             with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is found as such
                 values = values.astype(kinds[values.dtype.kind], copy=False)
-        return torch.from_numpy(values)
+        return torch.from_numpy(values if values.flags.writeable else values.copy())
     if values.is_complex():
         raise DataError(f"{where}: dtype {values.dtype}; it should be numbers")
     if values.is_floating_point():

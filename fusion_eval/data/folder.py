@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +57,10 @@ class ImageFolder(DataSource):
             DataError that names the file.
 
         Raises:
-            DataError: a directory is missing, or holds no class or no image.
+            DataError: a directory is missing, or holds no class or no image, or Pillow is not installed.
         """
+        if find_spec("PIL") is None:
+            raise DataError('images need an extra: pip install "fusion-eval[images]"')
         directory = self._directory()
         classes = sorted(path.name for path in directory.iterdir() if path.is_dir() and not _hidden(path))
         if not classes:

@@ -91,7 +91,11 @@ class HuggingFace(DataSource):
         except DataError:
             raise
         except Exception as error:  # network, cache and file formats, each with errors of its own
-            how = "" if path.exists() else _DOWNLOAD.format(arguments=self._arguments(), split=self.split)
+            how = (
+                ""
+                if path.exists() or path.is_absolute()
+                else _DOWNLOAD.format(arguments=self._arguments(), split=self.split)
+            )
             raise DataError(f"{self.path}: cannot be loaded: {error}{how}") from error
         return dataset.with_format(None)  # a saved data set remembers the format it was last read in
 
@@ -102,7 +106,8 @@ class HuggingFace(DataSource):
                 raise DataError(f"{self.path}: no split {self.split!r}{suggest(self.split, saved)}")
             return saved[self.split]
         if saved.split is not None and str(saved.split) != self.split:
-            raise DataError(f"{self.path}: holds split {str(saved.split)!r}, not {self.split!r}")
+            held = str(saved.split)
+            raise DataError(f"{self.path}: holds split {held!r}, not {self.split!r}; set split={held} if you mean it")
         return saved
 
     def _arguments(self) -> str:

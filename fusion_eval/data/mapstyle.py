@@ -65,8 +65,7 @@ class MapStyle(DataSource):
         return samples
 
     def _make(self) -> Any:
-        # A list of pairs and a torch Dataset have __getitem__ on their type; a class, a function and a partial do not.
-        if hasattr(type(self.dataset), "__getitem__") or not callable(self.dataset):
+        if not callable(self.dataset):
             return self.dataset
         try:
             return self.dataset()

@@ -84,5 +84,5 @@ class TensorSamples(Samples):
         digest = hashlib.blake2b(digest_size=16)
         for tensor in (self.inputs, self.targets):
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()

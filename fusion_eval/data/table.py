@@ -125,7 +125,7 @@ class Table(DataSource):
         class_names = None if self.class_names is None else tuple(self.class_names)
         if types.is_integer(column.type):
             where = f"{self.path}: column {self.target!r}" + (f" of split {self.split!r}" if self.split else "")
-            return as_targets(np.array(column.take(rows)), class_names, where), class_names
+            return as_targets(column.take(rows).to_numpy(), class_names, where), class_names
         if not (types.is_boolean(column.type) or types.is_string(column.type) or types.is_large_string(column.type)):
             raise DataError(
                 f"{self.path}: target column {self.target!r} holds {column.type}; it should hold integers or strings"
@@ -165,19 +165,15 @@ def _read(path: Path) -> Any:
 def _read_parquet(path: Path) -> Any:
     from pyarrow import parquet
 
-    return parquet.read_table(path, partitioning=None)  # a directory called a=b is no column
+    return parquet.read_table(path)
 
 
 def _read_csv(path: Path) -> Any:
     from pyarrow import csv
 
-    # One block: column types are inferred from the first, and a row far behind may be the first one with a decimal.
-    return csv.read_csv(
-        path,
-        csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1)),
-        csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ","),
-        csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False),
-    )
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    missing = csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False)
+    return csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter), convert_options=missing)
 
 
 def _is_numeric(kind: Any) -> bool:

@@ -46,6 +46,7 @@ def estimate_metrics(
     Raises:
         TaskError: a value is not finite, or a metric contradicts its own samples.
     """
+    _require_numbers(columns)
     values: dict[str, float] = {}
     errors: dict[str, float | None] = {}
     for name, metric in metrics.items():
@@ -63,13 +64,25 @@ def estimate_metrics(
     return values, {name: error for name, error in errors.items() if error is not None}
 
 
+def _require_numbers(columns: Mapping[str, np.ndarray]) -> None:
+    """Refuse NaN samples: an `argmax` over NaN is a class like any other, so an accuracy alone would not show them."""
+    for name, column in columns.items():
+        broken = np.flatnonzero(np.isnan(column))
+        if len(broken):
+            first = columns["index"][broken[0]]
+            raise TaskError(
+                f"{name} is NaN for {len(broken)} of {len(column)} samples, first for sample {first}: "
+                "the model's outputs are not finite on this task"
+            )
+
+
 def _bootstrap(
     metric: Metric, outputs: np.ndarray | None, targets: np.ndarray, resamples: int, seed: int
 ) -> float | None:
     if outputs is None or resamples < 2:
         return None
     replica = metric.clone().cpu()
-    replica.sync_on_compute = False  # only this rank computes here
+    replica.distributed_available_fn = lambda: False  # only one rank computes here
     predicted, expected = torch.from_numpy(outputs), torch.from_numpy(targets)
 
     def statistic(indices: np.ndarray) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.plugins.precision import HalfPrecision
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from torch import Tensor, nn
 from torchmetrics import SumMetric
 
@@ -19,14 +19,17 @@ from fusion_eval.engine.ranks import all_ranks, raise_together, require_agreemen
 from fusion_eval.engine.shard import interleave, loader
 from fusion_eval.tasks import Prediction, Task
 
-__all__ = ["TaskModule"]
+__all__ = ["EVALUATED", "TaskModule"]
+
+EVALUATED = "samples evaluated"
+"""Key, behind the task's name, under which the number of samples is logged."""
 
 
 class TaskModule(pl.LightningModule):
     """One task, one model, one pass over the samples.
 
-    After `Trainer.test` the attribute `columns` (on every rank) holds what the task kept of each sample, in the order of
-    `indices`, and `outputs`/`targets` what the metrics were given, if `keep_outputs`.
+    After `Trainer.test` the attribute `columns` (on every rank) holds what the task kept of each sample, in the order
+    of `indices`, and `outputs` what the metrics were given first, if `keep_outputs`.
 
     Args:
         name: Prefix of the logged metrics, which keeps the tasks of one reused Trainer apart.
@@ -54,8 +57,8 @@ class TaskModule(pl.LightningModule):
         keep_outputs: bool,
     ) -> None:
         super().__init__()
-        self.metrics = nn.ModuleDict(task.build_metrics(samples))
-        self.evaluated = SumMetric().set_dtype(torch.float64)
+        self.metrics = task.build_metrics(samples)
+        self._logged = {**self.metrics, EVALUATED: SumMetric().set_dtype(torch.float64)}
         self.columns: dict[str, np.ndarray] = {}
         self.outputs: np.ndarray | None = None
         self._name = name
@@ -77,7 +80,7 @@ class TaskModule(pl.LightningModule):
     def placed(self, trainer: pl.Trainer) -> Iterator[None]:
         """Model and head on the Trainer's device, in its precision and in eval mode; modes are restored afterwards."""
         model, head = self._unseen
-        if isinstance(trainer.precision_plugin, HalfPrecision):  # it casts in place, and the model is the caller's
+        if isinstance(trainer.precision_plugin, (HalfPrecision, DoublePrecision)):  # they cast in place
             model, head = copy.deepcopy(model), copy.deepcopy(head)
         parts = nn.ModuleList([model] if head is None else [model, head])
         modes = {part: part.training for part in parts.modules()}
@@ -91,7 +94,12 @@ class TaskModule(pl.LightningModule):
                 part.training = training
 
     def on_test_start(self) -> None:
-        """Make sure that all ranks evaluate the same thing."""
+        """Make sure that all ranks evaluate the same thing, and let Lightning see the metrics.
+
+        It logs registered metrics only; registered before, they would have been cast to the precision of the model.
+        """
+        self._registered = nn.ModuleDict({f"metric {key}": metric for key, metric in self._logged.items()})
+        self._registered.to(self.device)
         require_agreement((self._name, len(self._indices)), "the task that runs")
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -108,7 +116,7 @@ class TaskModule(pl.LightningModule):
             prediction = self._task.predict(*self._unseen, batch, self._samples)
             for metric in self.metrics.values():
                 metric.update(prediction.outputs, prediction.targets)
-            self.evaluated.update(len(prediction.targets))
+            self._logged[EVALUATED].update(len(prediction.targets))
             self._keep(prediction)
 
     def on_test_epoch_end(self) -> None:
@@ -120,8 +128,7 @@ class TaskModule(pl.LightningModule):
         self.outputs = whole.pop("outputs", None)
         self.columns = {"index": self._indices, **whole}
         self._kept.clear()
-        logged = {**dict(self.metrics.items()), "evaluated": self.evaluated}
-        self.log_dict({f"{self._name}/{key}": metric for key, metric in logged.items()})
+        self.log_dict({f"{self._name}/{key}": metric for key, metric in self._logged.items()})
 
     @contextmanager
     def catching(self) -> Iterator[None]:

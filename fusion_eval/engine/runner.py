@@ -5,22 +5,21 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
-from lightning.pytorch.utilities.warnings import PossibleUserWarning
+from lightning.fabric.utilities.warnings import PossibleUserWarning
 from torch import nn
 
 from fusion_eval.data import Samples
 from fusion_eval.engine.estimate import estimate_metrics
-from fusion_eval.engine.fingerprint import fingerprint_config, fingerprint_weights
-from fusion_eval.engine.module import TaskModule
+from fusion_eval.engine.fingerprint import describe_architecture, fingerprint_config, fingerprint_weights
+from fusion_eval.engine.module import EVALUATED, TaskModule
 from fusion_eval.engine.progress import TaskProgress
 from fusion_eval.engine.ranks import raise_together
 from fusion_eval.engine.shard import select
@@ -92,7 +91,8 @@ class Runner:
             "head": "none" if head is None else fingerprint_weights(head),
             "data": samples.fingerprint(),
         }
-        key = fingerprint_config(fingerprints, repr(model), task.settings(), self._settings, indices.tolist())
+        architecture = [describe_architecture(part) for part in (model, head) if part is not None]
+        key = fingerprint_config(fingerprints, architecture, task.settings(), self._settings, indices.tolist())
         known = process_store.get(key)
         if known is not None:
             return known
@@ -109,10 +109,11 @@ class Runner:
             keep_outputs=self.bootstrap > 0,
         )
         logged = self._test(module)
-        if logged.pop("evaluated") != len(indices):
+        if logged.pop(EVALUATED) != len(indices):
             raise TaskError(f"{len(indices)} samples should have been evaluated exactly once, Lightning ran others")
+        resamples = self.bootstrap if self.is_global_zero else 0  # one rank reports
         metrics, errors = estimate_metrics(
-            task, module.metrics, logged, module.columns, module.outputs, self.bootstrap, self.seed
+            task, module.metrics, logged, module.columns, module.outputs, resamples, self.seed
         )
         result = TaskResult(
             metrics=metrics,
@@ -125,7 +126,8 @@ class Runner:
             fingerprints=fingerprints,
         )
         process_store.put(key, result)
-        self._progress.done(result)
+        if self.is_global_zero:
+            self._progress.done(result)
         return result
 
     def _test(self, module: TaskModule) -> dict[str, float]:
@@ -141,20 +143,14 @@ class Runner:
     @cached_property
     def _trainer(self) -> pl.Trainer:
         with _quiet():
-            if self.trainer is not None:
-                trainer = self.trainer()
-            else:
-                trainer = pl.Trainer(
-                    accelerator="cpu",
-                    devices=1,
-                    logger=False,
-                    enable_checkpointing=False,
-                    enable_progress_bar=False,
-                    enable_model_summary=False,
-                )
-        if self.progress:
-            trainer.callbacks.append(self._progress)
-        return trainer
+            try:
+                made: Any = (self.trainer or _quiet_cpu_trainer)()
+            except Exception as error:  # Lightning raises many kinds: no such device, precision, strategy, ...
+                raise ConfigError(f"trainer: {error}") from error
+        if not isinstance(made, pl.Trainer):
+            raise ConfigError(f"trainer: made {type(made).__name__}, expected a lightning.pytorch.Trainer")
+        made.callbacks.append(self._progress)  # type: ignore[attr-defined]
+        return made
 
     @cached_property
     def _progress(self) -> TaskProgress:
@@ -164,6 +160,17 @@ class Runner:
     def _settings(self) -> dict[str, Any]:
         """What of the runner decides the numbers of a result."""
         return {"precision": str(self._trainer.precision), "seed": self.seed, "bootstrap": self.bootstrap}
+
+
+def _quiet_cpu_trainer() -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
 
 
 def _prepare(name: str, task: Task, model: nn.Module) -> tuple[Samples, nn.Module | None]:
@@ -189,10 +196,12 @@ def _load_samples(task: Task) -> Samples:
 def _find_head(name: str, task: Task, model: nn.Module) -> nn.Module | None:
     if task.head is not None and not isinstance(task.head, str):
         return task.head.load()
-    heads: Any = getattr(model, "heads", {})
+    heads = getattr(model, "heads", None)
+    if not isinstance(heads, (Mapping, nn.ModuleDict)):  # others count attention heads under this name
+        heads = {}
     key = task.model_key(name)
     if key in heads:
-        return heads[key]  # type: ignore[no-any-return]
+        return heads[key]
     if isinstance(task.head, str):
         raise TaskError(f"the model has no head {task.head!r}; it has: {', '.join(heads) or 'none'}")
     return None
@@ -208,13 +217,15 @@ def _seeded(seed: int) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning without its advice on training, which does not apply here."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PossibleUserWarning)
             warnings.filterwarnings("ignore", module="lightning")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -6,7 +6,7 @@ Lightning's own test sampler pads with repeated samples. Here rank `r` of `w` ta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,5 +67,5 @@ class _Batches(Dataset[Any]):
         chosen = self._indices[batch * self._batch_size : (batch + 1) * self._batch_size]
         if isinstance(self._samples, TensorSamples):
             rows = torch.from_numpy(chosen)
-            return cast(TensorSamples, self._samples).inputs[rows], self._samples.targets[rows]
+            return self._samples.inputs[rows], self._samples.targets[rows]
         return default_collate([self._samples[int(index)] for index in chosen])

@@ -23,4 +23,4 @@ class Average:
 
     def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
         """Merge; see `MergingMethod`."""
-        return merge_tensors(base, read_experts(base, experts), lambda _, stacked: stacked.mean(dim=0))
+        return merge_tensors(base, read_experts(base, experts), lambda _name, _base, stacked: stacked.mean(dim=0))

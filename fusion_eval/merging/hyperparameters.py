@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 from fusion_eval.errors import ConfigError
 
@@ -16,7 +17,7 @@ def require_finite(method: object, field: str) -> None:
         ConfigError: naming the method, the field and the value.
     """
     value = getattr(method, field)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ConfigError(f"{type(method).__name__}: {field} must be a finite number, got {value!r}")
 
 

@@ -35,7 +35,7 @@ class TaskArithmetic:
     def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
         """Merge; see `MergingMethod`."""
 
-        def add(tensor: Tensor, stacked: Tensor) -> Tensor:
+        def add(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
             return tensor + self.scaling * (stacked - tensor).sum(dim=0)
 
         return merge_tensors(base, read_experts(base, experts), add)

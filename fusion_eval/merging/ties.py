@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,41 +50,45 @@ class Ties:
     def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
         """Merge; see `MergingMethod`. Takes the memory of all experts and of two flat task vectors."""
         experts = read_experts(base, experts)
-        overall = [
-            self._smallest_kept(_task_vector(base, expert)) for expert in experts.values() if self.trim == "global"
-        ]
+        smallest_kept = self._smallest_kept(base, experts)
 
-        def add(tensor: Tensor, stacked: Tensor) -> Tensor:
+        def add(name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
             vectors = stacked - tensor
-            limits = overall or [self._smallest_kept(vector.flatten()) for vector in vectors]
-            trimmed = [_trim(vector, limit) for vector, limit in zip(vectors, limits, strict=True)]
-            return tensor + self.scaling * _disjoint_mean(torch.stack(trimmed))
+            small = vectors.abs() < smallest_kept[name].to(vectors.dtype)
+            trimmed = vectors.masked_fill(small, 0)  # NaN is not small: it stays, to be found in the result
+            return tensor + self.scaling * _disjoint_mean(trimmed)
 
         return merge_tensors(base, experts, add)
 
-    def _smallest_kept(self, vector: Tensor) -> float:
-        """The smallest magnitude that trimming leaves, of a vector of shape `(d,)`; exact, in O(d) time and memory."""
-        if not len(vector):
-            return 0.0
-        trimmed = len(vector) - max(1, int(self.density * len(vector)))
-        magnitudes = vector.abs().cpu().numpy()
-        magnitudes.partition(trimmed)  # 2.5 times as fast as torch.kthvalue, and needs no int64 indices
-        return float(magnitudes[trimmed])
+    def _smallest_kept(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
+        """For each tensor that is merged, the smallest magnitude each expert keeps in it: shape `(experts, 1)`."""
+        names = [name for name in dict.fromkeys(distinct_names(base).values()) if base[name].is_floating_point()]
+        trimmed_together = [names] if self.trim == "global" else [[name] for name in names]
+        found: dict[str, Tensor] = {}
+        for group in trimmed_together:
+            limits = [[_largest(self.density, _magnitudes(base, expert, group))] for expert in experts.values()]
+            found |= dict.fromkeys(group, torch.tensor(limits, dtype=torch.float64))
+        return found
 
 
 @torch.no_grad()
-def _task_vector(base: StateDict, expert: StateDict) -> Tensor:
-    """All that differs between an expert and its base, tied weights once, flat: shape `(d,)`."""
-    names = [name for name in dict.fromkeys(distinct_names(base).values()) if base[name].is_floating_point()]
-    return torch.cat([torch.zeros(0), *((wide(expert[name]) - wide(base[name])).flatten() for name in names)])
+def _magnitudes(base: StateDict, expert: StateDict, names: Sequence[str]) -> Tensor:
+    """Of the task vector within some tensors, flat: shape `(d,)`."""
+    return torch.cat([(wide(expert[name]) - wide(base[name])).flatten().abs_() for name in names])
 
 
-def _trim(vector: Tensor, smallest_kept: float) -> Tensor:
-    return vector.masked_fill(vector.abs() < smallest_kept, 0)  # NaN stays, to be found in the result
+def _largest(share: float, magnitudes: Tensor) -> float:
+    """The smallest of the given share of largest values, of shape `(d,)`, which get reordered. Exact, in O(d)."""
+    if not len(magnitudes):
+        return 0.0
+    smaller = len(magnitudes) - max(1, int(share * len(magnitudes)))
+    values = magnitudes.cpu().numpy()
+    values.partition(smaller)  # 2.5 times as fast as torch.kthvalue, and needs no int64 indices
+    return float(values[smaller])
 
 
 def _disjoint_mean(trimmed: Tensor) -> Tensor:
     """Mean over the experts, the first axis, of the values that are not 0 and have the elected sign."""
     elected = trimmed.sum(dim=0).sign()
     agreeing = trimmed.masked_fill(trimmed.sign() * elected < 0, 0)
-    return agreeing.sum(dim=0) / (agreeing != 0).sum(dim=0).clamp(min=1)
+    return agreeing.sum(dim=0) / agreeing.count_nonzero(dim=0).clamp(min=1)

@@ -107,13 +107,15 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, where a state dict is expected")
     wrapped = (content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping))
     state_dict: Mapping[object, object] = next(wrapped, content)
-    tensors = {str(name): value.detach() for name, value in state_dict.items() if isinstance(value, Tensor)}
+    tensors = {
+        name: value.detach()
+        for name, value in state_dict.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
     if len(tensors) < len(state_dict):
-        stranger = next(name for name, value in state_dict.items() if not isinstance(value, Tensor))
-        places = ", ".join(_WRAPPERS)
-        raise CheckpointError(
-            f"{path}: {stranger!r} is no tensor; expected a state dict, bare or under one of {places}"
-        )
+        stranger = next(name for name in state_dict if name not in tensors)
+        where = ", ".join(_WRAPPERS)
+        raise CheckpointError(f"{path}: {stranger!r} is no named tensor; expected a state dict, bare or under {where}")
     return tensors
 
 

@@ -113,7 +113,7 @@ def _option(group: str, name: str, where: str) -> dict[str, Any]:
 
 
 def _lookup(known: Mapping[str, str], name: Any, where: str) -> str:
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ConfigError(f"{where}: unknown type {name!r}{suggest(str(name), known)}")
     return known[name]
 

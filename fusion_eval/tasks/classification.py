@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric
@@ -16,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from fusion_eval.data import Samples
 from fusion_eval.errors import TaskError
-from fusion_eval.tasks.metrics import CrossEntropy
+from fusion_eval.tasks.metrics import CrossEntropy, TopKAccuracy, target_rank
 from fusion_eval.tasks.outputs import forward, logits_of
 from fusion_eval.tasks.task import Prediction, Task
 
@@ -79,16 +78,19 @@ class Classification(Task):
             "prediction": prediction,
             "loss": functional.cross_entropy(logits, targets, reduction="none"),
             "confidence": confidence,
-            "rank": _rank(logits, targets),
+            "rank": target_rank(logits, targets),
         }
         return Prediction(logits, targets, columns)
 
     def sample_values(self, metric: Metric, columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
-        """Losses for the cross entropy, hits for micro-averaged (top-k) accuracy."""
+        """Losses for the cross entropy, hits for micro-averaged and top-k accuracy."""
         if isinstance(metric, CrossEntropy):
             return columns["loss"]
-        if type(metric) is MulticlassAccuracy and metric.average == "micro" and metric.ignore_index is None:
-            return np.asarray(columns["rank"] < metric.top_k)
+        if isinstance(metric, TopKAccuracy):
+            return np.asarray(columns["rank"] < metric.k)
+        settings = ("average", "top_k", "ignore_index")
+        if type(metric) is MulticlassAccuracy and [getattr(metric, name) for name in settings] == ["micro", 1, None]:
+            return np.asarray(columns["rank"] == 0)
         return None
 
     def _count_classes(self, samples: Samples) -> int:
@@ -108,10 +110,3 @@ class Classification(Task):
         if not isinstance(metric, Metric):
             raise TaskError(f"metrics.{name}: made {type(metric).__name__}, expected a torchmetrics.Metric")
         return metric
-
-
-def _rank(logits: Tensor, targets: Tensor) -> Tensor:
-    """How many classes beat the target: a higher logit, or an equal one at a lower index, as `argmax` decides ties."""
-    own = logits.gather(1, targets[:, None])
-    earlier = torch.arange(logits.shape[-1], device=logits.device) < targets[:, None]
-    return ((logits > own) | ((logits == own) & earlier)).sum(dim=-1)

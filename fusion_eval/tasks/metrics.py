@@ -8,9 +8,87 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassCalibrationError
+from torchmetrics.classification import MulticlassCalibrationError, MulticlassConfusionMatrix
 
-__all__ = ["CalibrationError", "CrossEntropy"]
+__all__ = ["BalancedAccuracy", "CalibrationError", "CrossEntropy", "TopKAccuracy", "target_rank"]
+
+
+def target_rank(logits: Tensor, target: Tensor) -> Tensor:
+    """How many classes beat the target: a higher logit, or an equal one at a lower index, as `argmax` decides ties.
+
+    Args:
+        logits: Shape `(n, c)`.
+        target: Shape `(n,)`, integer.
+
+    Returns:
+        Shape `(n,)`, int64, in `[0, c)`.
+    """
+    own = logits.gather(1, target[:, None])
+    earlier = torch.arange(logits.shape[-1], device=logits.device) < target[:, None]
+    return ((logits > own) | ((logits == own) & earlier)).sum(dim=-1)
+
+
+class TopKAccuracy(Metric):
+    """Share of samples whose target is among the `k` highest logits; 1 where there are no more than `k` classes.
+
+    torchmetrics refuses `k` above the number of classes, and leaves ties, common in half precision, to chance.
+
+    Args:
+        num_classes: Accepted like every classification metric does; not needed.
+        k: How many of the highest logits count.
+
+    Example:
+        >>> metric = TopKAccuracy(k=2)
+        >>> metric.update(torch.zeros(3, 4), torch.tensor([0, 1, 2]))  # of equal logits, the first rank highest
+        >>> round(float(metric.compute()), 4)
+        0.6667
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    hits: Tensor
+    count: Tensor
+
+    def __init__(self, num_classes: int | None = None, k: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if k < 1:
+            raise ValueError(f"k: expected an integer >= 1, found {k!r}")
+        self.num_classes = num_classes
+        self.k = k
+        self.add_state("hits", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Add a batch: `logits` of shape `(n, c)`, integer `target` of shape `(n,)`."""
+        self.hits += (target_rank(logits, target) < self.k).sum()
+        self.count += target.numel()
+
+    def compute(self) -> Tensor:
+        """The share over all samples so far."""
+        return self.hits / self.count
+
+
+class BalancedAccuracy(MulticlassConfusionMatrix):
+    """Mean recall of the classes that have samples (scikit-learn's `balanced_accuracy_score`).
+
+    torchmetrics' macro accuracy counts a class without samples as a recall of 0 as soon as it is predicted once.
+
+    Example:
+        >>> metric = BalancedAccuracy(num_classes=3)
+        >>> metric.update(torch.eye(3), torch.tensor([0, 1, 1]))
+        >>> float(metric.compute())  # recalls 1 and 1/2; class 2 has no samples
+        0.75
+    """
+
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        """The mean over the classes seen so far."""
+        support = self.confmat.sum(dim=1)
+        recall = self.confmat.diag() / support
+        return recall[support > 0].mean()
 
 
 class CrossEntropy(Metric):

@@ -28,8 +28,11 @@ def logits_of(output: Any, head: nn.Module | None) -> Tensor:
     """
     if head is None:
         return _matrix(_pick(output, ("logits",)), "logits")
-    features: Tensor = head(_matrix(_pick(output, _FEATURES), "features"))
-    return _matrix(features, "logits of the head")
+    features = _matrix(_pick(output, _FEATURES), "features")
+    width = getattr(head, "in_features", features.shape[1])
+    if features.shape[1] != width:
+        raise TaskError(f"the model's features have width {features.shape[1]}, the head of the task takes {width}")
+    return _matrix(head(features), "logits of the head")
 
 
 def _pick(output: Any, names: tuple[str, ...]) -> Any:

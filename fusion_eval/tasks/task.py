@@ -86,7 +86,12 @@ class Task(ABC):
     def settings(self) -> dict[str, Any]:
         """All that decides the result apart from model, head and data, as plain values."""
         names = [field.name for field in fields(self) if field.name not in ("data", "head")]
-        return {"kind": type(self).__qualname__, **{name: to_config(getattr(self, name)) for name in names}}
+        order = list(self.metrics)  # the first is the primary one
+        return {
+            "kind": type(self).__qualname__,
+            "order": order,
+            **{name: to_config(getattr(self, name)) for name in names},
+        }
 
     @abstractmethod
     def build_metrics(self, samples: Samples) -> dict[str, Metric]:

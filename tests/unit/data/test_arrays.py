@@ -89,6 +89,14 @@ def test_numbers_keep_their_values(values):
         assert np.array_equal(as_inputs(values, "x").numpy(), expected)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_read_only_array_is_copied():
+    frozen = np.arange(3, dtype=np.float32)
+    frozen.flags.writeable = False
+    as_inputs(frozen, "x").add_(1)
+    assert frozen.tolist() == [0, 1, 2]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
 def test_files_are_mapped_not_read_and_never_written(tmp_path, suffix):

@@ -1,7 +1,8 @@
 import io
-import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,11 +100,11 @@ def test_the_fingerprint_is_of_content_order_targets_and_transform(root, tmp_pat
     assert copied.fingerprint() == fingerprint
     assert ImageFolder(str(root), transform=ImageTransform(size=9)).load().fingerprint() != fingerprint
 
-    os.rename(root / "test/cat/a.png", root / "test/cat/c.png")
+    (root / "test/cat/a.png").rename(root / "test/cat/c.png")
     reordered = ImageFolder(str(root), transform=SMALL).load().fingerprint()
     shutil.copy(root / "test/cat/b.png", root / "test/cat/c.png")
     repainted = ImageFolder(str(root), transform=SMALL).load().fingerprint()
-    shutil.move(root / "test/cat/c.png", root / "test/2/c.png")
+    shutil.move(root / "test/cat/b.png", root / "test/2/last.png")  # the same images in the same order
     retargeted = ImageFolder(str(root), transform=SMALL).load().fingerprint()
     assert len({fingerprint, reordered, repainted, retargeted}) == 4
 
@@ -146,6 +147,17 @@ def test_directories_that_are_wrong_are_named(root, tmp_path):
     (tmp_path / "void/test/a").mkdir(parents=True)
     with pytest.raises(DataError, match=r"no images in 1 class directories; known suffixes: .*\.webp"):
         ImageFolder(str(tmp_path / "void")).load()
+
+
+def test_without_pillow_the_extra_is_named(root):
+    code = f"""
+import sys
+sys.modules["PIL"] = None
+from fusion_eval.data import ImageFolder
+ImageFolder({str(root)!r}).load()
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert 'pip install "fusion-eval[images]"' in run.stderr
 
 
 def test_construction_touches_no_disk():

@@ -140,7 +140,9 @@ def test_ambiguous_columns_are_listed(tmp_path):
     rows = {"img": IMAGES[:1], "fine": [0], "coarse": [0]}
     features = datasets.Features({"img": datasets.Image(), "fine": one, "coarse": one})
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "two")
-    with pytest.raises(DataError, match=r"set target to one of the columns: img \(Image\), fine \(ClassLabel\), coarse"):
+    with pytest.raises(
+        DataError, match=r"set target to one of the columns: img \(Image\), fine \(ClassLabel\), coarse"
+    ):
         HuggingFace(str(tmp_path / "two")).load()
     assert HuggingFace(str(tmp_path / "two"), target="fine").load().class_names == ("x",)
     with pytest.raises(DataError, match=r"no column 'fien'; did you mean 'fine'"):
@@ -156,7 +158,7 @@ def test_ambiguous_columns_are_listed(tmp_path):
         ([2, -1, 1, 1, 0], datasets.ClassLabel(names=NAMES), "row 1 has no label"),
         ([2, 1, None, 1, 0], datasets.ClassLabel(names=NAMES), "row 2 has no label"),
         ([2, -5, 1, 1, 0], datasets.Value("int8"), "target -5 of row 1"),
-        (["a", "b", "a", "a", "a"], datasets.Value("string"), r"holds string, .* class_encode_column\('label'\)"),
+        (["a", "b", "a", "a", "a"], datasets.Value("string"), r"holds string, .*class_encode_column\('label'\)"),
         ([0.0] * 5, datasets.Value("float32"), "holds float, not class indices"),
     ],
 )
@@ -221,13 +223,21 @@ def test_offline_says_what_to_bring_and_where_to_put_it(monkeypatch):
         HuggingFace("ylecun/mnist", name="mnist", revision="abc123").load()
     message = str(caught.value)
     assert "ylecun/mnist: cannot be loaded: Couldn't reach" in message
-    assert "datasets.load_dataset('ylecun/mnist', 'mnist', revision='abc123', split='test').save_to_disk('DIR')" in message
+    assert (
+        "datasets.load_dataset('ylecun/mnist', 'mnist', revision='abc123', split='test').save_to_disk('DIR')" in message
+    )
     assert "set path to it" in message
 
 
 def test_a_directory_without_data_is_refused_without_advice_to_download(tmp_path):
     with pytest.raises(DataError, match="cannot be loaded") as caught:
         HuggingFace(str(tmp_path)).load()
+    assert "save_to_disk" not in str(caught.value)
+
+
+def test_a_missing_absolute_path_is_no_id_on_the_hub(tmp_path):
+    with pytest.raises(DataError, match="cannot be loaded: Couldn't find") as caught:
+        HuggingFace(str(tmp_path / "gone")).load()
     assert "save_to_disk" not in str(caught.value)
 
 

@@ -87,7 +87,9 @@ def test_yaml_builds_a_partial_and_comes_back():
     assert (again.dataset.func, again.dataset.keywords) == (load_digits, {"return_X_y": True})
 
 
-@pytest.mark.parametrize("make", [lambda items: items, lambda items: lambda: items, Subset], ids=["list", "call", "Subset"])
+@pytest.mark.parametrize(
+    "make", [lambda items: items, lambda items: lambda: items, Subset], ids=["list", "call", "Subset"]
+)
 def test_objects_functions_and_subsets_will_do(make):
     items = [(np.array([0.5, 1.5]), 1), (np.array([2.5, 3.5]), 0)]
     samples = MapStyle(make(items) if make is not Subset else Subset(items, [0, 1])).load()
@@ -137,9 +139,9 @@ def test_data_sets_that_are_wrong_are_refused_by_load(dataset, message):
 
 
 def test_a_wrong_item_later_is_named():
-    samples = MapStyle([(1.0, 0), "ab", (1.0,)]).load()
-    with pytest.raises(DataError, match="item 1 of list"):
-        samples[1]
+    samples = MapStyle([(1.0, 0), (1.0, 0), (1.0,)]).load()
+    with pytest.raises(DataError, match="item 2 of list"):
+        samples[2]
     with pytest.raises(DataError, match="item 2 of list"):
         samples.fingerprint()
 

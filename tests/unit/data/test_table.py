@@ -126,15 +126,9 @@ def test_booleans_and_categories_are_named_classes(tmp_path):
 
 
 def test_a_late_decimal_does_not_break_the_column(tmp_path):
-    lines = ["x,y", *["1,0"] * 400_000, "1.5,0"]  # 1.6 MB: more than the block pyarrow infers types from
+    lines = ["x,y", *["1,0"] * 400_000, "1.5,0"]  # 1.6 MB: more than one block of pyarrow's
     (tmp_path / "t.csv").write_text("\n".join(lines))
     assert Table(str(tmp_path / "t.csv"), target="y").load().inputs[-1].item() == 1.5
-
-
-def test_hive_directories_add_no_column(tmp_path):
-    (tmp_path / "z=5").mkdir()
-    path = write(pd.DataFrame({"x": [1.0], "y": [0]}), tmp_path / "z=5/t.parquet")
-    assert Table(path, target="y").load().inputs.shape == (1, 1)
 
 
 @pytest.mark.parametrize("missing", ["", "NA", "NaN", "null", "inf"])

@@ -195,7 +195,9 @@ def test_an_overflow_is_told_from_bad_inputs():
         TaskArithmetic(1e6)(half, {"one": {"w": torch.full((2,), 2.0, dtype=torch.float16)}})
 
 
-def test_complex_tensors_are_refused():
+def test_complex_buffers_are_copied_but_not_merged():
+    assert Base()(one([1j]), {})["w"].tolist() == [1j]
+    assert Expert("one")(one([1j]), {"one": one([2j])})["w"].tolist() == [2j]
     with pytest.raises(MergeError, match=r"'w' is torch\.complex64"):
         Average()(one([1j]), {"one": one([2j])})
 
@@ -205,6 +207,7 @@ def test_complex_tensors_are_refused():
     [
         (lambda: TaskArithmetic(float("nan")), "TaskArithmetic: scaling .* nan"),
         (lambda: TaskArithmetic("0.3"), "TaskArithmetic: scaling .* '0.3'"),
+        (lambda: TaskArithmetic(None), "scaling .* None"),
         (lambda: TaskArithmetic(True), "scaling .* True"),
         (lambda: Ties(scaling=float("inf")), "Ties: scaling .* inf"),
         (lambda: Ties(density=0), r"Ties: density must be in \(0, 1\].* 0"),

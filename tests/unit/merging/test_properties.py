@@ -10,8 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from fusion_eval.merging import Average, Base, Expert, TaskArithmetic, Ties
 
-settings.register_profile("short", max_examples=40, deadline=None)
-settings.load_profile("short")
+quick = settings(max_examples=40, deadline=None)
 
 METHODS = [Average(), TaskArithmetic(0.7), Ties(), Ties(0.5, 0.6, "tensor")]
 values = st.floats(-1e3, 1e3, width=32)
@@ -36,6 +35,7 @@ def assert_equal(actual, expected, **tolerance):
     torch.testing.assert_close(actual, expected, **tolerance)
 
 
+@quick
 @given(models())
 def test_scaling_0_is_the_base(pool):
     base, experts = pool
@@ -43,6 +43,7 @@ def test_scaling_0_is_the_base(pool):
         assert_equal(method(base, experts), base, rtol=0, atol=0)
 
 
+@quick
 @given(models(), st.integers(1, 5))
 def test_average_of_one_expert_many_times_is_that_expert(pool, times):
     base, experts = pool
@@ -50,18 +51,21 @@ def test_average_of_one_expert_many_times_is_that_expert(pool, times):
     assert_equal(Average()(base, {str(i): expert for i in range(times)}), expert, rtol=1e-6, atol=1e-6)
 
 
+@quick
 @given(models())
 def test_average_is_task_arithmetic_with_scaling_1_over_the_experts(pool):
     base, experts = pool
     assert_equal(Average()(base, experts), TaskArithmetic(1 / len(experts))(base, experts), rtol=1e-5, atol=2e-3)
 
 
+@quick
 @given(models(most_experts=1), st.sampled_from(["global", "tensor"]))
 def test_untrimmed_ties_of_one_expert_is_task_arithmetic(pool, trim):
     base, experts = pool
     assert_equal(Ties(0.4, 1.0, trim)(base, experts), TaskArithmetic(0.4)(base, experts), rtol=0, atol=0)
 
 
+@quick
 @given(models(), st.randoms())
 @pytest.mark.parametrize("method", METHODS)
 def test_no_order_matters(method, pool, rng):
@@ -76,6 +80,7 @@ def test_no_order_matters(method, pool, rng):
     assert_equal({name: other[name] for name in base}, method(base, experts), rtol=0, atol=0)
 
 
+@quick
 @given(models(), st.randoms())
 @pytest.mark.parametrize("method", [Average(), TaskArithmetic(0.7)])  # TIES may elect another sign of an exact tie
 def test_names_of_experts_matter_only_by_rounding(method, pool, rng):
@@ -86,6 +91,7 @@ def test_names_of_experts_matter_only_by_rounding(method, pool, rng):
     assert_equal(method(base, renamed), method(base, experts), rtol=1e-5, atol=2e-3)
 
 
+@quick
 @given(models())
 @pytest.mark.parametrize("method", [*METHODS, Base(), Expert("expert 0")])
 def test_arguments_are_neither_changed_nor_shared(method, pool):
@@ -99,6 +105,7 @@ def test_arguments_are_neither_changed_nor_shared(method, pool):
     assert_equal(experts, experts_before)
 
 
+@quick
 @given(models(), st.floats(0.01, 1.0))
 def test_trimming_keeps_exactly_the_largest(pool, density):
     base, experts = pool
@@ -133,6 +140,21 @@ def literal_ties(base, experts, scaling, density):
         agreeing = [value for value in column if value * mass > 0]
         merged.append(b + scaling * sum(agreeing) / max(1, len(agreeing)))
     return merged
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tensor_too_large_for_one_slice_merges_like_its_rows(method):
+    generator = torch.Generator().manual_seed(0)
+    base, *experts = (torch.randn(7, 20_001, generator=generator) for _ in range(4))
+    whole = method({"w": base}, {str(i): {"w": expert} for i, expert in enumerate(experts)})["w"]
+    if isinstance(method, Ties):  # trim outside, as rows trimmed alone would keep other values
+        vectors = torch.stack(experts) - base
+        smallest = vectors.abs().flatten(1).sort(descending=True).values[:, int(method.density * base.numel()) - 1]
+        experts = base + vectors * (vectors.abs() >= smallest.view(-1, 1, 1))
+        method = Ties(method.scaling, 1.0)
+    for row in range(7):
+        merged = method({"w": base[row]}, {str(i): {"w": expert[row]} for i, expert in enumerate(experts)})["w"]
+        torch.testing.assert_close(whole[row], merged)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -205,9 +205,10 @@ def test_files_of_another_kind(tmp_path):
     [
         ([torch.zeros(1)], "holds a list"),
         (torch.zeros(1), "holds a Tensor"),
-        ({"epoch": 3, "weights": {"w": torch.zeros(1)}}, "'epoch' is no tensor"),
-        ({"w": torch.zeros(1), "name": "x"}, "'name' is no tensor"),
-        ({"state_dict": {"w": {"deeper": torch.zeros(1)}}}, "'w' is no tensor"),
+        ({"epoch": 3, "weights": {"w": torch.zeros(1)}}, "'epoch' is no named tensor"),
+        ({"w": torch.zeros(1), "name": "x"}, "'name' is no named tensor"),
+        ({"state_dict": {"w": {"deeper": torch.zeros(1)}}}, "'w' is no named tensor"),
+        ({1: torch.zeros(1), "1": torch.zeros(1)}, "1 is no named tensor"),
         ({}, "holds no tensors"),
         ({"state_dict": {}}, "holds no tensors"),
     ],
