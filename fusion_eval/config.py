@@ -6,7 +6,6 @@ This module and `cli` are the only ones that import Hydra, and `build` is the on
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import logging
@@ -29,9 +28,9 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fusion_eval.errors import ConfigError, FusionEvalError
+from fusion_eval.errors import ConfigError, FusionEvalError, suggest
 
-__all__ = ["build", "compose", "compose_file", "compose_option", "suggest", "to_config"]
+__all__ = ["build", "compose", "compose_file", "compose_option", "to_config"]
 
 _CONF = "fusion_eval.conf"
 _RESERVED = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
@@ -179,19 +178,6 @@ def to_config(value: Any) -> Any:
     raise ConfigError(
         f"{value!r} cannot be written as YAML; give a dataclass or a functools.partial of a named callable"
     )
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """The tail of a message about an unknown name: the closest known one, and all of them.
-
-    Example:
-        >>> suggest("optdigit", ["mnist", "optdigits"])
-        "; did you mean 'optdigits'? Known: mnist, optdigits"
-    """
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    guess = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{guess} Known: {', '.join(names) or 'none'}"
 
 
 @contextmanager

@@ -1,5 +1,10 @@
 """The errors a user can cause. Each message names the place, the bad value and what would be right."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -7,6 +12,7 @@ __all__ = [
     "FusionEvalError",
     "MergeError",
     "TaskError",
+    "suggest",
 ]
 
 
@@ -32,3 +38,16 @@ class MergeError(FusionEvalError):
 
 class TaskError(FusionEvalError):
     """A task cannot be evaluated with the model under test."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The tail of a message about an unknown name: the closest known one, and all of them.
+
+    Example:
+        >>> suggest("optdigit", ["mnist", "optdigits"])
+        "; did you mean 'optdigits'? Known: mnist, optdigits"
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    guess = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{guess} Known: {', '.join(names) or 'none'}"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from torch import Tensor
 
 from fusion_eval.data.source import DataSource, Samples, TensorSamples
 from fusion_eval.data.transform import TransformedSamples
-from fusion_eval.errors import ConfigError, DataError
+from fusion_eval.errors import ConfigError, DataError, suggest
 
-__all__ = ["Arrays", "AsInput", "as_inputs", "as_targets", "as_tensor", "suggest"]
+__all__ = ["Arrays", "AsInput", "as_inputs", "as_targets", "as_tensor"]
 
 _SUFFIXES = (".npy", ".npz", ".safetensors")
 
@@ -151,19 +150,6 @@ def as_targets(values: np.ndarray | Tensor, class_names: Sequence[str] | None, w
         wanted = ">= 0" if class_names is None else f"in [0, {len(class_names)})"
         raise DataError(f"{where}: target {int(targets[row])} of row {row}; a class index should be {wanted}")
     return targets
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """The tail of a message about an unknown name: the closest known one, and all of them.
-
-    Example:
-        >>> suggest("tets", ["train", "test"])
-        "; did you mean 'test'? Known: test, train"
-    """
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    guess = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{guess} Known: {', '.join(names) or 'none'}"
 
 
 def as_tensor(values: np.ndarray | Tensor, where: str) -> Tensor:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusion_eval.data.arrays import AsInput, as_targets, suggest
+from fusion_eval.data.arrays import AsInput, as_targets
+from fusion_eval.data.digest import digest_content
 from fusion_eval.data.source import DataSource, Samples
-from fusion_eval.data.transform import ImageTransform, TransformedSamples, digest_content
-from fusion_eval.errors import DataError
+from fusion_eval.data.transform import ImageTransform, TransformedSamples
+from fusion_eval.errors import DataError, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import IterableDataset
 
 from fusion_eval.data.arrays import AsInput
+from fusion_eval.data.digest import digest_content
 from fusion_eval.data.source import DataSource, Samples
-from fusion_eval.data.transform import TransformedSamples, digest_content
+from fusion_eval.data.transform import TransformedSamples
 from fusion_eval.errors import DataError
 
 if TYPE_CHECKING:

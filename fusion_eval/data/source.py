@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from fusion_eval.data.digest import digest_content
 
 __all__ = ["DataSource", "Samples", "TensorSamples"]
 
@@ -62,6 +62,7 @@ class TensorSamples(Samples):
         class_names: The classes in the order of their target.
 
     Example:
+        >>> import torch
         >>> samples = TensorSamples(torch.zeros(3, 2), torch.tensor([0, 1, 0]), ("no", "yes"))
         >>> len(samples), samples[1]
         (3, (tensor([0., 0.]), tensor(1)))
@@ -81,8 +82,5 @@ class TensorSamples(Samples):
         return self.inputs[index], self.targets[index]
 
     def fingerprint(self) -> str:
-        digest = hashlib.blake2b(digest_size=16)
-        for tensor in (self.inputs, self.targets):
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        """Digest of the tensors."""
+        return digest_content([self.inputs, self.targets])

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion_eval.data.arrays import as_inputs, as_targets, suggest
+from fusion_eval.data.arrays import as_inputs, as_targets
 from fusion_eval.data.source import DataSource, TensorSamples
-from fusion_eval.errors import ConfigError, DataError
+from fusion_eval.errors import ConfigError, DataError, suggest
 
 __all__ = ["Table"]
 

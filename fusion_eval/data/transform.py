@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fusion_eval.data.digest import digest_content
 from fusion_eval.data.source import Samples
 from fusion_eval.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ImageTransform", "TransformedSamples", "digest_content", "identify_transform"]
+__all__ = ["ImageTransform", "TransformedSamples", "identify_transform"]
 
 _RESIZES = ("shorter", "exact")
 _RESAMPLES = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
@@ -174,48 +174,6 @@ def identify_transform(transform: Callable[..., Any]) -> str:
             "or a class whose repr shows its parameters (a dataclass)"
         )
     return text
-
-
-def digest_content(values: Iterable[object]) -> str:
-    """Digest of nested sequences and mappings of tensors, arrays, PIL images, bytes and plain values.
-
-    Raises:
-        DataError: a value is of another type.
-
-    Example:
-        >>> digest_content(["ab"]) == digest_content(["ab"]), digest_content(["ab"]) == digest_content(["a", "b"])
-        (True, False)
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for value in values:
-        for part in _parts(value):
-            digest.update(part)
-    return digest.hexdigest()
-
-
-def _parts(value: Any) -> Iterator[bytes]:
-    """Bytes of a value, each variable length announced before it, so that no two values give the same ones."""
-    if isinstance(value, Mapping):
-        yield f"mapping {len(value)} ".encode()
-        yield from (part for item in value.items() for part in _parts(item))
-    elif isinstance(value, (list, tuple)):
-        yield f"sequence {len(value)} ".encode()
-        yield from (part for item in value for part in _parts(item))
-    elif isinstance(value, Tensor):
-        yield f"{value.dtype} {tuple(value.shape)} ".encode()
-        yield value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-    elif isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufcSU":
-        yield f"{value.dtype.str} {value.shape} ".encode()
-        yield value.tobytes()
-    elif isinstance(value, bytes):
-        yield f"bytes {len(value)} ".encode()
-        yield value
-    elif value is None or type(value) in (bool, int, float, str):
-        yield f"{type(value).__name__} {value!r} ".encode()
-    elif hasattr(value, "getpalette"):  # a PIL image, known without importing PIL
-        yield from _parts(["image", value.mode, value.size, value.getpalette(), value.tobytes()])
-    else:
-        raise DataError(f"no fingerprint for {type(value).__module__}.{type(value).__qualname__}: {value!r:.100}")
 
 
 def _as_rgb(image: Image | np.ndarray | Tensor) -> Image:

@@ -6,8 +6,9 @@ import hashlib
 import json
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+
+from fusion_eval.data.digest import digest_content
 
 __all__ = ["describe_architecture", "fingerprint_config", "fingerprint_weights"]
 
@@ -46,14 +47,7 @@ def fingerprint_weights(module: nn.Module) -> str:
         >>> before == fingerprint_weights(layer)
         False
     """
-    digest = hashlib.blake2b(digest_size=16)
-    parameters, buffers = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
-    state: dict[str, Tensor] = {**dict(parameters), **dict(buffers)}
-    for name in sorted(state):
-        tensor = state[name]
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest_content(sorted(module.state_dict().items()))
 
 
 def fingerprint_config(*values: Any) -> str:

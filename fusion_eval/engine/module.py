@@ -132,7 +132,7 @@ class TaskModule(pl.LightningModule):
 
     @contextmanager
     def catching(self) -> Iterator[None]:
-        """Alone, let errors pass; with other ranks waiting in a collective, remember the first until all can raise it."""
+        """Alone, let errors pass; where other ranks wait in a collective, remember the first until all can raise it."""
         try:
             yield
         except Exception as error:

@@ -5,6 +5,7 @@ Lightning's own test sampler pads with repeated samples. Here rank `r` of `w` ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ class _Batches(Dataset[Any]):
         self._batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self._indices) // self._batch_size)
+        return math.ceil(len(self._indices) / self._batch_size)
 
     def __getitem__(self, batch: int) -> Any:
         if batch >= len(self):

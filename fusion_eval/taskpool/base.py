@@ -20,7 +20,7 @@ __all__ = ["BaseTaskPool"]
 class BaseTaskPool(ABC):
     """A collection of tasks that evaluates models.
 
-    A subclass is a frozen dataclass, or defines `to_config`: two pools are equal if they are described by equal configs.
+    A subclass is a frozen dataclass, or defines `to_config`: two pools are equal if equal configs describe them.
     """
 
     @abstractmethod

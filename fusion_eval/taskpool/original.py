@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fusion_eval.config import compose_option, suggest
-from fusion_eval.errors import ConfigError
+from fusion_eval.config import compose_option
+from fusion_eval.errors import ConfigError, suggest
 
 __all__ = ["is_original_form", "to_hydra_form"]
 

@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from fusion_eval.config import suggest
 from fusion_eval.engine import Runner
-from fusion_eval.errors import ConfigError
+from fusion_eval.errors import ConfigError, suggest
 from fusion_eval.report import Report, TaskFailure, TaskResult
 from fusion_eval.taskpool.base import BaseTaskPool
 from fusion_eval.tasks import Task

@@ -1,12 +1,11 @@
 """Writes merging.safetensors: what FusionBench and mergekit make of four tiny Llama models.
 
-Each needs a virtual environment of its own, with torch first so that no CUDA build is taken:
+Each has a virtual environment of its own, with a CPU build of torch installed first so that no CUDA build is taken:
 
-    for package in fusion-bench==0.2.33 mergekit==0.1.5; do
-        python -m venv /tmp/$package && /tmp/$package/bin/pip install torch==2.13.0+cpu $package
-    done
-    /tmp/fusion-bench==0.2.33/bin/python tests/oracles/make_merging_oracles.py fusion-bench
-    /tmp/mergekit==0.1.5/bin/python tests/oracles/make_merging_oracles.py mergekit
+    python -m venv /tmp/fb && /tmp/fb/bin/pip install torch==2.13.0 && /tmp/fb/bin/pip install fusion-bench==0.2.33
+    python -m venv /tmp/mk && /tmp/mk/bin/pip install torch==2.13.0 && /tmp/mk/bin/pip install mergekit==0.1.5
+    /tmp/fb/bin/python tests/oracles/make_merging_oracles.py fusion-bench
+    /tmp/mk/bin/python tests/oracles/make_merging_oracles.py mergekit
 
 A run adds to the file what its package makes and leaves the rest. Keys are `<model>/<tensor>`; a model is "base", one
 of EXPERTS, or "<package>.<recipe>". The metadata holds the versions and, as JSON, the recipes.

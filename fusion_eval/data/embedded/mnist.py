@@ -18,7 +18,7 @@ _SPLITS = {"train": slice(0, 3500), "val": slice(3500, 3999), "test": slice(3999
 def mnist(split: str) -> GreyImages:
     """3,500 train, 499 val and 1,001 test digits, 10 classes, padded with black by 2 pixels on each side."""
     import pyarrow as pa
-    import pyarrow.csv as csv
+    from pyarrow import csv
 
     columns = [str(column) for column in range(28 * 28)] + ["digit"]
     table = csv.read_csv(

@@ -32,6 +32,7 @@ _FACES = (
     "DejaVuSansMono",
     "DejaVuSerif-Italic",
     "DejaVuSans-BoldOblique",
+    "DejaVuSerif-Bold",
 )
 _SCRIPTS = {  # ISO 15924 code to class name: the scripts of which DejaVu Sans has at least 30 letters
     "Latn": "Latin",
@@ -48,7 +49,7 @@ _SCRIPTS = {  # ISO 15924 code to class name: the scripts of which DejaVu Sans h
     "Lisu": "Lisu",
 }
 _SHARES = {"train": (0.0, 0.65), "val": (0.65, 0.75), "test": (0.75, 1.0)}  # of the letters of each script
-_MOST = {"train": 750, "val": 50, "test": 111}  # samples of one script
+_MOST = {"train": 800, "val": 50, "test": 111}  # samples of one script
 _FONT_SIZE = 22
 _BASELINE = 23  # row on which letters stand
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import torch
 
@@ -66,7 +66,7 @@ class Embedded(DataSource):
         return _load(self.name, self.split)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _load(name: str, split: str) -> TensorSamples:
     grey = DATA_SETS[name](split)
     inputs = torch.from_numpy(grey.pixels).unsqueeze(1).expand(-1, 3, -1, -1) / 255

@@ -48,11 +48,11 @@ class _Band:
 
 _PERIOD = 144
 _BANDS = {
-    "train": _Band(top=0, height=68, stride=(12, 16), most=300),
+    "train": _Band(top=0, height=68, stride=(12, 8), most=400),
     "val": _Band(top=72, height=SIDE, stride=(SIDE, SIDE), most=25),
     "test": _Band(top=108, height=SIDE, stride=(SIDE, SIDE), most=51),
 }
-_LEAST_CONTRAST = 3.0
+_LEAST_CONTRAST = 5.0
 """Patches with a smaller standard deviation (grey levels of 255) are left out: black sky is black sky in every picture."""
 
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from fusion_eval.config import build, compose_option
 from fusion_eval.data import Arrays, ImageTransform, TensorSamples
-from fusion_eval.data.arrays import AsInput, as_inputs, as_targets, suggest
-from fusion_eval.errors import ConfigError, DataError
+from fusion_eval.data.arrays import AsInput, as_inputs, as_targets
+from fusion_eval.errors import ConfigError, DataError, suggest
 
 INPUTS = np.random.default_rng(0).normal(size=(5, 3, 2)).astype(np.float32)
 TARGETS = np.array([0, 2, 1, 1, 0])

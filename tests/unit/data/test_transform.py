@@ -15,7 +15,8 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from fusion_eval.data import ImageTransform, TensorSamples
-from fusion_eval.data.transform import TransformedSamples, digest_content, identify_transform
+from fusion_eval.data.digest import digest_content
+from fusion_eval.data.transform import TransformedSamples, identify_transform
 from fusion_eval.errors import ConfigError, DataError
 
 

@@ -61,6 +61,12 @@ def test_two_prefixes_that_fit_are_ambiguous():
         fit_state_dict(both, weights, "x.pt")
 
 
+def test_a_copy_below_a_prefix_is_no_reason_to_take_it():
+    weights = network().state_dict()
+    with pytest.raises(CheckpointError, match=r"x\.pt: .* 4 unexpected: ema\.0\.weight"):
+        fit_state_dict(weights | prefixed("ema.", weights), weights, "x.pt")
+
+
 def test_mismatches_are_named_and_counted():
     expected = {f"layer.{i}": torch.zeros(2) for i in range(8)} | {"w": torch.zeros(2, 3)}
     with pytest.raises(CheckpointError) as refusal:
