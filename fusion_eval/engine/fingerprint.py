@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fusion_eval.data.digest import digest_content
 
@@ -47,7 +47,9 @@ def fingerprint_weights(module: nn.Module) -> str:
         >>> before == fingerprint_weights(layer)
         False
     """
-    return digest_content(sorted(module.state_dict().items()))
+    parameters, buffers = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
+    tensors: dict[str, Tensor] = {**dict(parameters), **dict(buffers)}
+    return digest_content([(name, tensors[name]) for name in sorted(tensors)])
 
 
 def fingerprint_config(*values: Any) -> str:
