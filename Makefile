@@ -1,0 +1,38 @@
+# `make run` and `make test` set up what they need in .venv; everything is installed through constraints.txt.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: run test lint constraints clean
+
+run: $(VENV)/.run  ## evaluate the embedded pool
+	$(BIN)/fusion-eval
+
+test: $(VENV)/.dev  ## all tests
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+lint: $(VENV)/.dev  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p fusion_eval
+
+constraints:  ## newest versions that go together, on every supported Python; needs uv
+	grep '^torch==' constraints.txt > .torch-pin
+	uv pip compile --universal --python-version 3.10 --all-extras pyproject.toml -c .torch-pin --no-annotate --no-header --upgrade -q \
+	  | grep -v -E '^(nvidia-|cuda-|triton)' > .constraints
+	(grep '^#' constraints.txt; cat .constraints) > .new && mv .new constraints.txt && rm .constraints .torch-pin
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e ".[embedded]"
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	touch $@ $(VENV)/.run
