@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,6 +16,7 @@ class Encoder(nn.Module):
     gives the features of every merge the same scale, so that the heads of the experts fit them.
 
     Example:
+        >>> import torch
         >>> Encoder()(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 384])
     """
@@ -52,5 +52,6 @@ class _Block(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         hidden = self.conv1(functional.relu(self.norm1(maps)))
         hidden = self.conv2(functional.relu(self.norm2(hidden)))
-        shortcut: Tensor = self.shortcut(functional.avg_pool2d(maps, 2))
-        return shortcut + hidden
+        shortcut = self.shortcut(functional.avg_pool2d(maps, 2))
+        out: Tensor = shortcut + hidden
+        return out

@@ -1,9 +1,10 @@
-"""Train the embedded base and experts anew: `python -m fusion_eval.zoo.train`. README.md beside this file tells the protocol."""
+"""Train the embedded base and experts anew: `python -m fusion_eval.zoo.train`. README.md here tells the protocol."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fusion_eval.zoo.train",
-        description="Train the embedded base, experts and heads, save them as safetensors, and compare them with merges. "
-        "Takes minutes on two cores.",
+        description="Train the embedded base, experts and heads, save them, and compare them with merges (minutes).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--output", type=Path, default=Path("outputs/zoo"), help="directory of the checkpoints")
@@ -57,12 +57,11 @@ def _train(protocol: Protocol) -> tuple[Encoder, dict[str, Encoder], dict[str, n
     experts, heads = {}, {}
     with Progress() as progress:
         bar = progress.add_task("base", total=protocol.warm_up.steps)
-        base, first_heads = warm_up(protocol, lambda: progress.advance(bar))
+        base, first_heads = warm_up(protocol, partial(progress.advance, bar))
         for task in TASKS:
             bar = progress.add_task(task, total=protocol.fine_tune.steps)
-            experts[task], heads[task] = fine_tune(
-                task, base, first_heads[task], protocol, lambda: progress.advance(bar)
-            )
+            tick = partial(progress.advance, bar)
+            experts[task], heads[task] = fine_tune(task, base, first_heads[task], protocol, tick)
     return base, experts, heads
 
 
@@ -113,7 +112,7 @@ def _accuracies(encoders: Mapping[str, Encoder], heads: Mapping[str, nn.Linear],
     accuracies = {}
     for task in TASKS:
         samples = Embedded(task, split).load()
-        logits: list[Tensor] = [heads[task](encoders[task](part)) for part in samples.inputs.split(256)]
+        logits: list[Tensor] = [heads[task](encoders[task](part)) for part in torch.split(samples.inputs, 256)]
         accuracies[task] = float((torch.cat(logits).argmax(dim=1) == samples.targets).double().mean())
     return accuracies
 

@@ -1,10 +1,10 @@
-"""How the embedded base and experts are trained: a plain PyTorch loop, the same bits on every run with as many threads."""
+"""How the embedded base and experts are trained: a plain PyTorch loop, seeded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +53,9 @@ class Protocol:
     """
 
     seed: int = 0
-    warm_up: Phase = field(default=Phase(steps=500, batch_size=64, lr=1e-3, head_lr=1e-3))
-    fine_tune: Phase = field(default=Phase(steps=1000, batch_size=32, lr=4e-4, head_lr=4e-4))
-    warm_up_every: int = 12
+    warm_up: Phase = Phase(steps=500, batch_size=64, lr=1e-3, head_lr=1e-3)
+    fine_tune: Phase = Phase(steps=1500, batch_size=32, lr=6e-4, head_lr=6e-4)
+    warm_up_every: int = 40
     shift: int = 2
 
 
@@ -71,7 +71,7 @@ def warm_up(protocol: Protocol, tick: Tick) -> tuple[Encoder, dict[str, nn.Linea
     """
     torch.manual_seed(protocol.seed)
     phase = protocol.warm_up
-    encoder = Encoder()
+    encoder = Encoder().to(memory_format=torch.channels_last)  # a quarter faster on a CPU
     heads, streams = {}, []
     for task in TASKS:
         samples = Embedded(task, "train").load()
@@ -129,7 +129,7 @@ def _batches(inputs: Tensor, targets: Tensor, size: int, steps: int, protocol: P
     for _ in range(steps):
         while len(queue) < size:
             queue = torch.cat([queue, torch.randperm(len(targets), generator=random)])
-        batch, queue = queue.split([size, len(queue) - size])
+        batch, queue = queue[:size], queue[size:]
         down, right = torch.randint(2 * margin + 1, (2,), generator=random).tolist()
         padded = functional.pad(inputs[batch], (margin,) * 4, mode="replicate")
         height, width = inputs.shape[-2:]

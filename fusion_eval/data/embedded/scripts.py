@@ -1,12 +1,14 @@
 """`scripts`: which writing system a printed letter belongs to.
 
-Origin: the DejaVu fonts that matplotlib ships. Licence: Bitstream Vera (free to use, copy and modify); DejaVu's changes are in
-the public domain.
+Origin: the DejaVu fonts that matplotlib ships. Licence: Bitstream Vera (free to use, copy and modify); DejaVu's
+changes are in the public domain.
 
-A sample is one letter in one face, white on black, at one size on one baseline. Splits are by letter: the same letter in
-another face, its upper or lower case, and its presentation forms (Arabic initial, final, ...) are always in the same split. An
-accented letter is a letter of its own. Letters that look the same in two scripts (Latin A, Greek Alpha, Cyrillic A) have no right answer:
-those whose pixels are equal are left out of both; those that differ by a few pixels stay, and bound what any model can reach.
+A sample is one letter in one face, white on black, at one size on one baseline. Splits are by letter: the same letter
+in another face, its upper or lower case, and its presentation forms (Arabic initial, final, ...) are always in the same
+split; an accented letter is a letter of its own. Letters that look the same in two scripts (Latin A, Greek Alpha,
+Cyrillic A) have no right answer: bitmaps that are equal are left out, those that differ by a few pixels stay and bound
+what any model can reach. Samples that are faces of one letter are alike, so the standard error of an accuracy, which
+takes them for independent, is somewhat too small.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from itertools import zip_longest
 
 import numpy as np
@@ -55,22 +57,28 @@ _BASELINE = 23  # row on which letters stand
 
 
 def scripts(split: str) -> GreyImages:
-    """Train, val and test glyphs of 12 writing systems (classes)."""
+    """5,196 train, 427 val and 955 test glyphs of 12 writing systems (classes)."""
     pixels, targets = [], []
-    for target, script in enumerate(_SCRIPTS):
-        faces_of_letter = list(_glyphs()[script].values())
-        # RandomState, because NumPy promises never to change its streams (NEP 19).
-        order = np.random.RandomState(0).permutation(len(faces_of_letter))
-        start, stop = (round(share * len(order)) for share in _SHARES[split])
-        letters = [faces_of_letter[index] for index in order[start:stop]]
+    for target, letters in enumerate(_letters(split).values()):
         # Every letter once before any letter in its second face, so that a cap costs faces, not letters.
-        rounds = [glyph for round_ in zip_longest(*letters) for glyph in round_ if glyph is not None]
+        rounds = [glyph for face in zip_longest(*letters.values()) for glyph in face if glyph is not None]
         pixels += rounds[: _MOST[split]]
         targets += [target] * min(len(rounds), _MOST[split])
     return GreyImages(np.stack(pixels), np.array(targets, dtype=np.int64), tuple(_SCRIPTS.values()))
 
 
-@lru_cache(maxsize=1)
+def _letters(split: str) -> dict[str, dict[str, list[NDArray[np.uint8]]]]:
+    """Script to letter to bitmaps, of the letters of one split."""
+    chosen = {}
+    for script, letters in _glyphs().items():
+        # RandomState, because NumPy promises never to change its streams (NEP 19).
+        order = [list(letters)[index] for index in np.random.RandomState(0).permutation(len(letters))]
+        start, stop = (round(share * len(order)) for share in _SHARES[split])
+        chosen[script] = {letter: letters[letter] for letter in order[start:stop]}
+    return chosen
+
+
+@cache
 def _glyphs() -> dict[str, dict[str, list[NDArray[np.uint8]]]]:
     """Script to letter to its distinct bitmaps, without those that two scripts share."""
     owner: dict[bytes, tuple[str, str]] = {}

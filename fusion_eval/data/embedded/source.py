@@ -50,7 +50,7 @@ class Embedded(DataSource):
     split: str = "test"
 
     def __post_init__(self) -> None:
-        for field, value, known in (("name", self.name, DATA_SETS), ("split", self.split, SPLITS)):
+        for field, value, known in (("name", self.name, tuple(DATA_SETS)), ("split", self.split, SPLITS)):
             if value not in known:
                 raise ConfigError(f"Embedded: {field}={value!r} does not exist; choose one of {', '.join(known)}")
 

@@ -1,11 +1,12 @@
 """`textures`: which photograph a grey patch of 32x32 pixels was cut from.
 
-Origin: 13 photographs that scikit-image ships in its wheel. Licences, as `skimage.data` states them: CC0 (brick, camera, cell,
-chelsea, coffee, grass, gravel, retina), public domain or no known copyright restrictions (astronaut, coins, hubble,
-immunohistochemistry, rocket).
+Origin: 13 photographs that scikit-image ships in its wheel. Licences, as `skimage.data` states them: CC0 (brick,
+camera, cell, chelsea, coffee, grass, gravel, retina), public domain or no known copyright restrictions (astronaut,
+coins, hubble, immunohistochemistry, rocket).
 
-Every photograph is cut into horizontal bands that repeat down the picture: 68 rows for training, 32 for validation, 32 for test,
-with 4 rows between that are in no split. So no pixel is in two splits, and patches of val and test do not overlap at all.
+Every photograph is cut into horizontal bands that repeat down the picture: 68 rows for training, 32 for validation, 32
+for test, with 4 rows between that are in no split. So no pixel is in two splits, and patches of validation and test do
+not overlap at all.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ _BANDS = {
     "test": _Band(top=108, height=SIDE, stride=(SIDE, SIDE), most=51),
 }
 _LEAST_CONTRAST = 5.0
-"""Patches with a smaller standard deviation (grey levels of 255) are left out: black sky is black sky in every picture."""
+"""Standard deviation in grey levels below which a patch is left out: black sky is the same in every picture."""
 
 
 def textures(split: str) -> GreyImages:
-    """Train, val and test patches of 13 photographs (classes)."""
+    """5,050 train, 311 val and 471 test patches of 13 photographs (classes)."""
     pixels, targets = [], []
     for target, (file, shrink) in enumerate(_PHOTOGRAPHS.values()):
         patches = np.stack(list(_patches(_grey(file, shrink), _BANDS[split])))

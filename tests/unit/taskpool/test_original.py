@@ -105,11 +105,9 @@ def test_names_need_no_dataset_type():
         (["tasks", 1, "dataset"], {"nam": "mnist"}, r"tasks.second.data.nam: unknown key; did you mean 'name'"),
         (["tasks", 2, "dataset"], "table", r"tasks.third.data.path, .*tasks.third.data.target: a value is required$"),
         (["tasks", 3, "metric", "_target_"], "torchmetrics.Acuracy", "cannot import .*did you mean 'Accuracy'"),
-        (["tasks", 3, "metric", "averag"], "micro", "averag"),
     ],
 )
 def test_a_mistake_is_refused_by_file_and_field(path, value, message):
     with pytest.raises(ConfigError, match=message) as refusal:
-        pool = TaskPool.from_config(with_(path, value), source="pool.yaml")
-        pool.tasks["fourth"].metrics["MulticlassF1Score"](num_classes=3)  # made only now: its keyword arguments are open
+        TaskPool.from_config(with_(path, value), source="pool.yaml")
     assert str(refusal.value).startswith("pool.yaml: ")

@@ -1,0 +1,74 @@
+"""The README is true: its commands run, its Python runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    lines = [line.partition("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The files that the README's commands read, made by the blocks that show them."""
+    for name, text in re.findall(r"^`(\S+\.yaml)`:\n\n```yaml\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("fusion-eval")])
+def test_a_command_runs(command, fusion_eval, tmp_path):
+    arguments = shlex.split(command)[1:]
+    if "merged.safetensors" in command and "save_path" not in command:
+        fusion_eval("taskpool=dummy", "taskpool.save_path=merged.safetensors", "model=average")
+    quick = [] if arguments in ([], ["--help"]) or "--cfg" in arguments else ["limit=41", "bootstrap=0"]
+    done = fusion_eval(*arguments, *quick)
+    assert done.stdout
+
+
+def test_what_is_not_fusion_eval_is_tested_elsewhere_or_here():
+    others = [line for line in commands() if not line.startswith("fusion-eval")]
+    assert set(others) <= {"make run", "make test", 'pip install "fusion-eval[embedded]"'} | {
+        line for line in others if line.startswith("python -m fusion_eval.zoo.train")
+    }
+
+
+@pytest.mark.skipif(not (Path(sys.prefix) / ".run").exists(), reason="not in the environment that make sets up")
+def test_make_run(environment):
+    done = subprocess.run(
+        ["make", "run", f"VENV={sys.prefix}"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mean.accuracy" in done.stdout
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_runs(code, tmp_path, environment):
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_table_is_what_the_run_prints(fusion_eval):
+    shown = next(block for block in blocks("text") if "mean_of_ratios" in block)
+    printed = fusion_eval().stdout
+    rows = [line.split() for line in shown.splitlines() if line.strip() and not line.startswith("outputs")]
+    printed_rows = [line.split() for line in printed.splitlines()]
+    for row in rows:
+        assert row in printed_rows
