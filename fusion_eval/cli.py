@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,18 +17,29 @@ from omegaconf import DictConfig, OmegaConf
 
 from fusion_eval.config import build
 from fusion_eval.errors import ConfigError, FusionEvalError
+from fusion_eval.help import help_text
 
 if TYPE_CHECKING:
-    from fusion_eval.report import Aggregates, References, Report
+    from fusion_eval.report import References
 
 __all__ = ["evaluate", "main"]
 
 _CHOICES = {"on_error": ("raise", "record"), "selected_on": (None, "none", "val", "test", "oracle")}
 
 
+def main() -> None:
+    """The console script."""
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        print(
+            help_text()
+        )  # Hydra composes the whole config for its help, which takes longer the more options there are
+    else:
+        _job()
+
+
 @hydra.main(config_path="pkg://fusion_eval.conf", config_name="config", version_base="1.3")
-def main(cfg: DictConfig) -> float | None:
-    """Run one evaluation, or, with `-m`, one job of a sweep; the returned number is what a sweeper optimises."""
+def _job(cfg: DictConfig) -> float | None:
+    """One evaluation, or, with `-m`, one job of a sweep; the returned number is what a sweeper optimises."""
     if HydraConfig.get().mode is RunMode.MULTIRUN:  # a DDP child replays the sweep: it must do so in the same place
         os.environ["FUSION_EVAL_SWEEP_DIR"] = HydraConfig.get().sweep.dir
     try:
@@ -50,7 +62,7 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
     method, runner = build(cfg.model, "model"), build(cfg.runner, "runner")
     model = models.merge(method)
 
-    from fusion_eval.report import References, ReportWriter, aggregate, provenance
+    from fusion_eval.report import References, ReportWriter, aggregate, objective, print_report, provenance
 
     if not runner.is_global_zero:
         with suppress(FusionEvalError):  # rank 0 raises the same one, and reports it
@@ -65,11 +77,12 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
         aggregates = aggregate(report, references, tasks=tuple(tasks), seed=cfg.seed)
         complete = report.keys() >= tasks.keys()
         writer.finish(references, aggregates, [], "complete" if complete else "partial" if report else "failed")
-        _show(report, references, aggregates, directory)
+        print_report(report, references, aggregates)
+        print(directory / "report.json")
     if report.failures:
         named = "; ".join(f"{task}: {failure.error}: {failure.message}" for task, failure in report.failures.items())
         raise FusionEvalError(f"{len(report.failures)} of {len(pool.tasks)} tasks failed: {named}")
-    return _objective(cfg.objective, report, aggregates)
+    return objective(report, aggregates, cfg.objective)
 
 
 def _run(
@@ -95,23 +108,3 @@ def _check_choices(cfg: DictConfig) -> None:
 
 def _plain(cfg: DictConfig) -> Any:
     return OmegaConf.to_container(cfg, resolve=True)
-
-
-def _show(report: Report, references: References, aggregates: Aggregates, directory: Path) -> None:
-    from rich.console import Console
-
-    from fusion_eval.report import results_table
-
-    console = Console()
-    console.print(results_table(report, references, aggregates))
-    console.print(f"{directory / 'report.json'}", soft_wrap=True, highlight=False)
-
-
-def _objective(path: str | None, report: Report, aggregates: Aggregates) -> float | None:
-    """The number a sweeper optimises: the one under `path`, else the mean of the primary metric where there is one."""
-    from fusion_eval.report import objective
-
-    if path is None:
-        primaries = {result.primary for result in report.results.values()}
-        path = f"mean.{primaries.pop()}" if len(primaries) == 1 else None
-    return None if path is None else objective(report, aggregates, path)

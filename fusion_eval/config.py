@@ -30,10 +30,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fusion_eval.errors import ConfigError, FusionEvalError, suggest
 
-__all__ = ["build", "compose", "compose_file", "compose_option", "to_config"]
+__all__ = ["build", "compose", "compose_file", "compose_option", "config_modules", "to_config"]
 
 _CONF = "fusion_eval.conf"
 _RESERVED = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
+
+
+def config_modules() -> dict[str, str]:
+    """Who provides config groups, and in which module."""
+    return {"fusion_eval": _CONF, **{point.name: point.value for point in entry_points(group=_CONF)}}
 
 
 class ConfSearchPath(SearchPathPlugin):
@@ -45,10 +50,9 @@ class ConfSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append `pkg://fusion_eval.conf` and the module of each `fusion_eval.conf` entry point."""
         known = {element.path for element in search_path.get_path()}
-        announced = {point.name: f"pkg://{point.value}" for point in entry_points(group=_CONF)}
-        for provider, path in {"fusion_eval": f"pkg://{_CONF}", **announced}.items():
-            if path not in known:
-                search_path.append(provider, path)
+        for provider, module in config_modules().items():
+            if f"pkg://{module}" not in known:
+                search_path.append(provider, f"pkg://{module}")
 
 
 Plugins.instance().register(ConfSearchPath)
@@ -130,13 +134,13 @@ def build(config: Mapping[str, Any] | DictConfig, where: str = "") -> Any:
     """
     node = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
     where = where or str(node._get_full_key(None) or "")
-    missing = sorted(OmegaConf.missing_keys(node))
+    with _hydra_errors(where):
+        plain = _plain(node)
+    missing = sorted(OmegaConf.missing_keys(plain))
     if missing:
         names = [_join(where, key) for key in missing]
         example = "" if where.endswith(":") else f", for example {names[0]}=..."
         raise ConfigError(f"{', '.join(names)}: a value is required{example}")
-    with _hydra_errors(where):
-        plain = _plain(node)
     _check(plain, where)
     try:
         return instantiate(OmegaConf.create(plain, flags={"allow_objects": True}), _convert_="all")

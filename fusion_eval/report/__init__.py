@@ -6,7 +6,7 @@ from fusion_eval.report.provenance import provenance
 from fusion_eval.report.record import References, Report, TaskFailure, TaskResult
 from fusion_eval.report.samples import read_samples
 from fusion_eval.report.statistics import Estimate
-from fusion_eval.report.table import results_table
+from fusion_eval.report.table import print_report, results_table
 from fusion_eval.report.writer import ReportWriter
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "TaskResult",
     "aggregate",
     "objective",
+    "print_report",
     "provenance",
     "read_samples",
     "results_table",

@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 __all__ = ["objective"]
 
 
-def objective(report: Report, aggregates: Aggregates, path: str) -> float:
+def objective(report: Report, aggregates: Aggregates, path: str | None = None) -> float | None:
     """Look up a number of the report or of its aggregates.
 
     Args:
         report: Of the model.
         aggregates: Of the report.
-        path: `mean.<metric>`, `normalised.<name>`, `worst.<name>` or `<task>.<metric>`.
+        path: `mean.<metric>`, `normalised.<name>`, `worst.<name>` or `<task>.<metric>`; None: the mean of the primary
+            metric.
+
+    Returns:
+        The number; None for no path where the tasks have no primary metric in common.
 
     Raises:
         ConfigError: There is no such number, it is not finite, or the path means two numbers; the message lists what
@@ -34,6 +38,11 @@ def objective(report: Report, aggregates: Aggregates, path: str) -> float:
         >>> objective(report, Aggregates(), "mnist.accuracy")
         0.6
     """
+    if path is None:
+        primaries = {result.primary for result in report.results.values()}
+        path = f"mean.{primaries.pop()}" if len(primaries) == 1 else None
+    if path is None:
+        return None
     numbers = [
         *(
             (f"{group}.{name}", entry.value)

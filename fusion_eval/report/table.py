@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fusion_eval.report.aggregates import Aggregates
     from fusion_eval.report.record import References, Report
 
-__all__ = ["results_table"]
+__all__ = ["print_report", "results_table"]
 
 
 def results_table(report: Report, references: References, aggregates: Aggregates) -> Table:
@@ -47,3 +47,10 @@ def results_table(report: Report, references: References, aggregates: Aggregates
     for warning in aggregates.warnings:
         page.add_row(Text(f"note: {warning}", style="yellow"))
     return page
+
+
+def print_report(report: Report, references: References, aggregates: Aggregates) -> None:
+    """Print the table on standard output."""
+    from rich.console import Console
+
+    Console().print(results_table(report, references, aggregates))

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from fusion_eval.data.embedded import Embedded
@@ -66,7 +66,8 @@ def _train(protocol: Protocol) -> tuple[Encoder, dict[str, Encoder], dict[str, n
 
 
 def _save(module: nn.Module, path: Path) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, path)
+    # Not `save_file`, which makes files that only their owner can read.
+    path.write_bytes(save({name: tensor.contiguous() for name, tensor in module.state_dict().items()}))
 
 
 def _table(base: Encoder, experts: Mapping[str, Encoder], heads: Mapping[str, nn.Linear]) -> Table:

@@ -28,7 +28,7 @@ def mnist(split: str) -> GreyImages:
     )
     # The file is sorted by digit. RandomState, because NumPy promises never to change its streams (NEP 19).
     rows = np.random.RandomState(0).permutation(table.num_rows)[_SPLITS[split]]
-    values = np.stack([column.to_numpy() for column in table.columns], axis=1)[rows]
+    values = table.combine_chunks().to_batches()[0].to_tensor().to_numpy()[rows]
     margin = (SIDE - 28) // 2
     return GreyImages(
         pixels=np.pad(values[:, :-1].reshape(-1, 28, 28), ((0, 0), (margin, margin), (margin, margin))),

@@ -8,7 +8,8 @@ in another face, its upper or lower case, and its presentation forms (Arabic ini
 split; an accented letter is a letter of its own. Letters that look the same in two scripts (Latin A, Greek Alpha,
 Cyrillic A) have no right answer: bitmaps that are equal are left out, those that differ by a few pixels stay and bound
 what any model can reach. Samples that are faces of one letter are alike, so the standard error of an accuracy, which
-takes them for independent, is somewhat too small.
+takes them for independent, is somewhat too small. Pillow's FreeType draws the letters: another version of it may
+change grey levels, and with them a few samples.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _FACES = (
     "DejaVuSans-BoldOblique",
     "DejaVuSerif-Bold",
 )
-_SCRIPTS = {  # ISO 15924 code to class name: the scripts of which DejaVu Sans has at least 30 letters
+_SCRIPTS = {  # ISO 15924 code to class name: the twelve scripts of which DejaVu Sans has most letters
     "Latn": "Latin",
     "Grek": "Greek",
     "Cyrl": "Cyrillic",

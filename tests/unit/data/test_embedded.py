@@ -59,7 +59,6 @@ class TestEverySplit:
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_no_image_is_twice_in_a_data_set(name: str) -> None:
     images = [image.tobytes() for split in SPLITS for image in grey_levels(name, split)]
-    # The brick photograph is the one with exactly repeating pixels, and the train patches of textures overlap.
     assert len(set(images)) == len(images)
 
 

@@ -24,7 +24,7 @@ class Mixed(nn.Module):
         super().__init__()
         self.matrix = nn.Parameter(torch.arange(6.0).reshape(2, 3))
         self.scale = nn.Parameter(torch.tensor(0.5))
-        self.half = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+        self.narrow = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
         self.register_buffer("steps", torch.tensor(7))
         self.register_buffer("mask", torch.tensor([True, False]))
         self.register_buffer("empty", torch.zeros(0))
@@ -50,7 +50,7 @@ def test_memory_layout_mode_and_gradients_do_not_count():
     assert fingerprint_weights(model) == fingerprint_weights(other)
 
 
-@pytest.mark.parametrize("name", ["matrix", "scale", "half", "steps", "mask", "hidden"])
+@pytest.mark.parametrize("name", ["matrix", "scale", "narrow", "steps", "mask", "hidden"])
 def test_one_changed_element_of_any_tensor_is_another_fingerprint(name):
     model, other = Mixed(), Mixed()
     flat = getattr(other, name).data.view(-1)

@@ -72,3 +72,8 @@ def test_a_path_with_two_meanings_is_refused():
     report = Report({"mean": value(0.4), "other": value(0.6)})
     with pytest.raises(ConfigError, match="rename the task"):
         objective(report, aggregate(report, References()), "mean.accuracy")
+
+
+def test_without_a_path_it_is_the_mean_of_the_primary_metric(report, aggregates):
+    assert objective(report, aggregates) == aggregates.groups["mean"]["accuracy"].value
+    assert objective(Report({}), aggregates) is None
