@@ -30,9 +30,7 @@ _CHOICES = {"on_error": ("raise", "record"), "selected_on": (None, "none", "val"
 def main() -> None:
     """The console script."""
     if sys.argv[1:] in (["--help"], ["-h"]):
-        print(
-            help_text()
-        )  # Hydra composes the whole config for its help, which takes longer the more options there are
+        print(help_text())
     else:
         _job()
 

@@ -39,7 +39,7 @@ def aggregate(
 
     * `mean.<metric>`: unweighted mean over the tasks, of every metric that all tasks report. Test sets are independent,
       so its standard error is `sqrt(sum_t se_t^2) / T`.
-    * `normalised.<name>`: `mean_of_ratios`, `ratio_of_means`, `share_of_gap` and `share_of_mean_gap`, see `fusion_eval.report.normalised`.
+    * `normalised.<name>`: four numbers that are all called normalised, see `fusion_eval.report.normalised`.
     * `worst.<primary metric>` and `worst.normalised`: the lowest primary metric and the lowest ratio to the expert. The
       standard error is that of the task; that it was picked for being the lowest is not in it.
 

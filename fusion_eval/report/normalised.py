@@ -6,8 +6,8 @@ the task's own expert and of the base, and T tasks, this module computes:
 * `mean_of_ratios` = 1/T sum_t (m_t / e_t), as in task arithmetic (arXiv 2212.04089)
 * `ratio_of_means` = sum_t m_t / sum_t e_t, the ratio of two published averages
 * `share_of_gap` = 1/T sum_t (m_t - b_t) / (e_t - b_t), each task's share of its base-to-expert gap
-* `share_of_mean_gap` = (sum_t m_t - sum_t b_t) / (sum_t e_t - sum_t b_t), the same on the averages (the "performance gap
-  recovered" of arXiv 2312.09390): not dominated, as the former is, by a task whose expert is hardly better than the base
+* `share_of_mean_gap` = (sum_t m_t - sum_t b_t) / (sum_t e_t - sum_t b_t), the same on the averages, the "performance
+  gap recovered" of arXiv 2312.09390: no task whose expert is hardly better than the base dominates it, as in the former
 
 For task arithmetic on CLIP ViT-B/32 (per-task accuracies of arXiv 2310.02575, table 1) they are 0.758, 0.764, 0.301 and
 0.497: one run, four numbers.
