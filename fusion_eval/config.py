@@ -23,6 +23,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -73,7 +74,7 @@ def compose(overrides: Iterable[str] = (), config_name: str = "config") -> DictC
         >>> compose(["model=ties", "model.density=0.3"]).model.density
         0.3
     """
-    with _hydra_errors("the config"), initialize_config_module(_CONF, version_base="1.3"):
+    with _hydra_errors("the config"), _fresh_hydra(), initialize_config_module(_CONF, version_base="1.3"):
         return hydra_compose(config_name, list(overrides))
 
 
@@ -87,7 +88,7 @@ def compose_option(group: str, option: str) -> dict[str, Any]:
         >>> compose_option("dataset", "mnist")["split"]
         'test'
     """
-    with initialize_config_module(_CONF, version_base="1.3"):
+    with _fresh_hydra(), initialize_config_module(_CONF, version_base="1.3"):
         options = GlobalHydra.instance().config_loader().get_group_options(group)
         if option not in options:
             raise ConfigError(f"{group}: no option {option!r}{suggest(option, options)}")
@@ -112,7 +113,8 @@ def compose_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected a mapping, found {type(raw).__name__}")
     if path.suffix != ".yaml":
         raise ConfigError(f"{path}: the name of a file with a defaults list must end in .yaml, as Hydra looks for that")
-    with _hydra_errors(str(path)), initialize_config_dir(str(path.parent.resolve()), version_base="1.3"):
+    directory = str(path.parent.resolve())
+    with _hydra_errors(str(path)), _fresh_hydra(), initialize_config_dir(directory, version_base="1.3"):
         return _plain(hydra_compose(path.stem))
 
 
@@ -182,6 +184,17 @@ def to_config(value: Any) -> Any:
     raise ConfigError(
         f"{value!r} cannot be written as YAML; give a dataclass or a functools.partial of a named callable"
     )
+
+
+@contextmanager
+def _fresh_hydra() -> Iterator[None]:
+    """Let something be composed inside a Hydra app, which has the one global Hydra already."""
+    outer = get_gh_backup()
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        restore_gh_from_backup(outer)
 
 
 @contextmanager

@@ -159,4 +159,10 @@ class _Guarded:
 
     def __iter__(self) -> Iterator[Any]:
         with self._module.catching():
-            yield from self._batches
+            try:
+                yield from self._batches
+            except Exception as error:
+                if self._batches.num_workers == 0:
+                    raise
+                # torch leaves a reference cycle that keeps the workers; the frames in the worker are in the message
+                raise error.with_traceback(None) from None

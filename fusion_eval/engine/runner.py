@@ -86,6 +86,9 @@ class Runner:
         started = time.perf_counter()
         samples, head = _prepare(name, task, model)
         indices = select(len(samples), self.limit, self.seed)
+        processes = self._trainer.num_devices * self._trainer.num_nodes
+        if len(indices) < processes:
+            raise TaskError(f"{len(indices)} samples cannot be shared by {processes} processes")
         fingerprints = {
             "weights": fingerprint_weights(model),
             "head": "none" if head is None else fingerprint_weights(head),

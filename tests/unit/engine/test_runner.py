@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import random
 import warnings
 from dataclasses import dataclass, replace
@@ -308,7 +309,7 @@ def test_heads_may_be_a_module_dict_and_an_attribute_of_that_name_that_is_none_i
 
 def test_a_head_that_the_model_lacks_is_refused_and_those_it_has_are_named():
     model = MergedModel(nn.Identity(), {"mnist": linear(), "dtd": linear()})
-    with pytest.raises(TaskError, match="the model has no head 'mnits'.*mnist"):
+    with pytest.raises(TaskError, match=r"the model has no head 'mnits'.*mnist"):
         Runner().run("clouds", task(head="mnits"), model)
 
 
@@ -327,7 +328,9 @@ def test_every_precision_leaves_modes_dtypes_weights_and_gradients_alone(precisi
     result = Runner(trainer(precision=precision)).run("clouds", task(), model)
     assert [part.training for part in model.modules()] == [True, True, True, False, False]
     assert head.training
-    assert {name: tensor.dtype for name, tensor in model.state_dict().items()} == {n: t.dtype for n, t in before.items()}
+    assert {name: tensor.dtype for name, tensor in model.state_dict().items()} == {
+        n: t.dtype for n, t in before.items()
+    }
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert head.weight.dtype == torch.float32
     assert [parameter.requires_grad for parameter in model.parameters()] == [True, False, True, True]
@@ -394,7 +397,7 @@ def test_a_model_that_draws_random_numbers_gives_the_same_every_time(forget):
 def test_nan_weights_are_refused_whatever_the_metrics(metrics):
     model = linear()
     model.weight.data[0, 0] = float("nan")
-    with pytest.raises(TaskError, match="NaN for 137 of 137 samples, first for sample 0: .* not finite"):
+    with pytest.raises(TaskError, match=r"NaN for 137 of 137 samples, first for sample 0: .* not finite"):
         Runner().run("clouds", task(metrics=metrics), model)
 
 
@@ -446,6 +449,7 @@ def test_data_that_fails_in_a_worker_process_fails_the_task():
     assert list(report) == ["clouds"]
     assert report.failures["lazy"].error == "DataError"
     assert "image 70 is damaged" in report.failures["lazy"].message
+    assert multiprocessing.active_children() == []
 
 
 def test_data_that_ends_too_early_is_refused():

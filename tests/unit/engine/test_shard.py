@@ -38,7 +38,7 @@ def test_a_selection_is_ascending_without_repeats_and_as_long_as_it_can_be(n, li
     chosen = select(n, limit, seed)
     assert len(chosen) == (n if limit is None else min(n, limit))
     assert np.all(np.diff(chosen) > 0)
-    assert len(chosen) == 0 or (0 <= chosen[0] and chosen[-1] < n)
+    assert len(chosen) == 0 or (chosen[0] >= 0 and chosen[-1] < n)
     assert np.array_equal(chosen, select(n, limit, seed))
 
 

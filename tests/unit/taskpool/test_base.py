@@ -17,12 +17,14 @@ from fusion_eval.errors import ConfigError
 from fusion_eval.models import LinearHead
 from fusion_eval.tasks import CalibrationError, Classification, CrossEntropy, TopKAccuracy
 
-# Whatever a YAML file can hold but `${`, an interpolation, and `???`, a value that is still missing; and \x85, which YAML
+# Whatever a YAML file can hold but an interpolation, `${`, a value that is still missing, `???`, and \x85, which YAML
 # reads back as a line break.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x85"), min_size=1, max_size=12).filter(
     lambda text: "${" not in text and text != "???"
 )
-NAMES = st.one_of(TEXT, st.sampled_from(["1e3", "null", "true", "0x1F", "12:30:00", "~", "2001-01-01", "a.b", "<<", "- x"]))
+NAMES = st.one_of(
+    TEXT, st.sampled_from(["1e3", "null", "true", "0x1F", "12:30:00", "~", "2001-01-01", "a.b", "<<", "- x"])
+)
 SOURCES = st.one_of(
     st.builds(Embedded, st.sampled_from(["mnist", "scripts"]), st.sampled_from(["train", "val", "test"])),
     st.builds(Arrays, TEXT.map("{}x.npz".format), class_names=st.none() | st.just(("a", "b"))),
@@ -41,7 +43,9 @@ FACTORIES = st.sampled_from(
 METRICS = st.dictionaries(NAMES.filter(lambda name: not {"/", "."} & set(name)), FACTORIES, min_size=1, max_size=3)
 HEADS = st.none() | TEXT | st.builds(LinearHead, TEXT)
 TASKS = st.builds(Classification, SOURCES, METRICS, HEADS, st.none() | st.integers(1, 1000))
-POOLS = st.builds(TaskPool, st.dictionaries(NAMES, TASKS, min_size=1, max_size=3)) | st.builds(DummyTaskPool, st.none() | TEXT)
+POOLS = st.builds(TaskPool, st.dictionaries(NAMES, TASKS, min_size=1, max_size=3)) | st.builds(
+    DummyTaskPool, st.none() | TEXT
+)
 
 
 def write(path, text):
@@ -156,7 +160,10 @@ def test_without_a_defaults_list_a_file_may_be_called_anything(tmp_path):
         ("_target_: fusion_eval.taskpool.TaskPool\ntasks: {}", "tasks: a pool needs at least one"),
         ("_target_: fusion_eval.taskpool.TaskPool\ntasks: [1]", "tasks: a pool needs at least one, as a mapping"),
         ("_target_: fusion_eval.taskpool.TaskPool\ntasks: {a: null}", "tasks.a: expected a task such as .* found None"),
-        ("_target_: fusion_eval.taskpool.DummyTaskPool\nsave_pth: x", "save_pth: unknown key; did you mean 'save_path'"),
+        (
+            "_target_: fusion_eval.taskpool.DummyTaskPool\nsave_pth: x",
+            "save_pth: unknown key; did you mean 'save_path'",
+        ),
         (
             "_target_: fusion_eval.taskpool.TaskPool\ntasks:\n  a:\n    _target_: fusion_eval.tasks.Classification\n"
             "    metrics: {}\n    data: {_target_: fusion_eval.data.Embedded, nam: mnist}",
@@ -204,7 +211,14 @@ def test_a_pool_of_another_kind_is_refused(tmp_path):
         TaskPool.from_yaml(path)
 
 
-@pytest.mark.parametrize("factory", [lambda num_classes: CrossEntropy(), partial(lambda: CrossEntropy()), torch.zeros(3)])
+@pytest.mark.parametrize(
+    "factory",
+    [
+        lambda num_classes: CrossEntropy(),
+        partial(lambda bins, num_classes: CalibrationError(num_classes, bins), 3),
+        torch.zeros(3),
+    ],
+)
 def test_a_part_that_has_no_name_cannot_be_written(factory, tmp_path):
     if isinstance(factory, torch.Tensor):
         factory = partial(CrossEntropy, num_classes=factory)
@@ -215,5 +229,5 @@ def test_a_part_that_has_no_name_cannot_be_written(factory, tmp_path):
 
 
 def test_a_pool_needs_evaluate():
-    with pytest.raises(TypeError, match="abstract method '?evaluate"):
+    with pytest.raises(TypeError, match=r"abstract method '?evaluate"):
         BaseTaskPool()

@@ -47,6 +47,8 @@ def test_a_directory_is_a_hugging_face_model(tmp_path):
 
 
 def test_a_directory_for_a_model_that_cannot_save_itself_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"save_path: Linear has no save_pretrained; give a .safetensors file, not .*out"):
+    with pytest.raises(
+        ConfigError, match=r"save_path: Linear has no save_pretrained; give a .safetensors file, not .*out"
+    ):
         DummyTaskPool(str(tmp_path / "out")).evaluate(nn.Linear(1, 1))
     assert not (tmp_path / "out").exists()

@@ -91,7 +91,11 @@ def test_names_need_no_dataset_type():
         (["tasks", 0, "name"], 5, r"tasks\[0\].name: expected a string, found 5"),
         (["tasks", 0, "name"], "", r"tasks\[0\].name: expected a string, found ''"),
         (["tasks", 1, "name"], "first", r"tasks\[1\].name: 'first' names an earlier task too"),
-        (["tasks", 0, "dataset"], "optdigit", r"tasks\[0\].dataset: .*'optdigit'; did you mean 'optdigits'\? Known: .*mnist"),
+        (
+            ["tasks", 0, "dataset"],
+            "optdigit",
+            r"tasks\[0\].dataset: .*'optdigit'; did you mean 'optdigits'\? Known: .*mnist",
+        ),
         (["tasks", 0, "dataset"], 7, r"tasks\[0\].dataset: expected a name or a mapping, found 7"),
         (["tasks", 0, "dataset_type"], "table", r"tasks\[0\].dataset: 'optdigits' is a fusion_eval.data.Embedded, not"),
         (["tasks", 0, "dataset_type"], "tabel", r"tasks\[0\].dataset_type: unknown type 'tabel'; did you mean 'table'"),

@@ -59,7 +59,7 @@ def test_nothing_is_loaded_before_the_pool_is_evaluated():
 def test_a_selection_keeps_the_order_it_was_asked_for():
     assert list(TaskPool(TASKS).select(["blue", "red"]).tasks) == ["blue", "red"]
     assert list(TaskPool(TASKS).select(iter(["green"])).tasks) == ["green"]
-    with pytest.raises(ConfigError, match="no task 'gren'; did you mean 'green'.*blue, green, red"):
+    with pytest.raises(ConfigError, match=r"no task 'gren'; did you mean 'green'.*blue, green, red"):
         TaskPool(TASKS).select(["red", "gren"])
     with pytest.raises(ConfigError, match="at least one"):
         TaskPool(TASKS).select([])

@@ -72,7 +72,11 @@ def test_targets_that_are_no_class_are_refused(targets, message):
 @pytest.mark.parametrize(
     ("width", "head", "message"),
     [
-        (3, None, r"shape \(50, 4\) \(samples, classes\), found \(50, 3\); if these are features, the task needs a head"),
+        (
+            3,
+            None,
+            r"shape \(50, 4\) \(samples, classes\), found \(50, 3\); if these are features, the task needs a head",
+        ),
         (3, nn.Linear(3, 5), r"shape \(50, 4\) \(samples, classes\), found \(50, 5\)$"),
         (3, nn.Linear(2, 4), "features have width 3, the head of the task takes 2"),
     ],
@@ -100,7 +104,12 @@ def test_the_number_of_classes_is_given_or_comes_from_the_data():
 
 
 @pytest.mark.parametrize(
-    "factory", [MulticlassF1Score, partial(Accuracy, task="multiclass"), lambda num_classes: MulticlassAccuracy(num_classes)]
+    "factory",
+    [
+        MulticlassF1Score,
+        partial(Accuracy, task="multiclass"),
+        lambda num_classes: MulticlassAccuracy(num_classes, top_k=2),
+    ],
 )
 def test_any_factory_makes_a_metric_for_these_classes(factory):
     assert task({"metric": factory}).build_metrics(SAMPLES)["metric"].num_classes == 4
@@ -121,7 +130,13 @@ def test_a_factory_that_makes_no_metric_is_refused(factory, message):
 
 @pytest.mark.parametrize(
     "factory",
-    [CrossEntropy, ACCURACY, partial(TopKAccuracy, k=1), partial(TopKAccuracy, k=2), partial(Accuracy, task="multiclass")],
+    [
+        CrossEntropy,
+        ACCURACY,
+        partial(TopKAccuracy, k=1),
+        partial(TopKAccuracy, k=2),
+        partial(Accuracy, task="multiclass"),
+    ],
 )
 def test_the_mean_of_the_sample_values_is_the_metric(factory):
     tested = task({"metric": factory})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def calibration_error(logits: np.ndarray, targets: np.ndarray, bins: int) -> flo
     confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     edges = np.linspace(0, 1, bins + 1)
     error = 0.0
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
             error += inside.mean() * abs(hit[inside].mean() - confidence[inside].mean())
