@@ -11,7 +11,7 @@ run: $(VENV)/.run  ## evaluate the embedded pool
 	$(BIN)/fusion-eval
 
 test: $(VENV)/.dev  ## all tests
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadscope
 
 lint: $(VENV)/.dev  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -60,12 +60,11 @@ Plugins.instance().register(ConfSearchPath)
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what we raise
 
 
-def compose(overrides: Iterable[str] = (), config_name: str = "config") -> DictConfig:
+def compose(overrides: Iterable[str] = ()) -> DictConfig:
     """Compose the primary config as the command line does.
 
     Args:
         overrides: What would stand behind `fusion-eval` on the command line.
-        config_name: The primary config; None-like configs of one group are reached with `compose_option`.
 
     Raises:
         ConfigError: if an override names nothing that exists.
@@ -75,7 +74,7 @@ def compose(overrides: Iterable[str] = (), config_name: str = "config") -> DictC
         0.3
     """
     with _hydra_errors("the config"), _fresh_hydra(), initialize_config_module(_CONF, version_base="1.3"):
-        return hydra_compose(config_name, list(overrides))
+        return hydra_compose("config", list(overrides))
 
 
 def compose_option(group: str, option: str) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def estimate_metrics(
             raise TaskError(f"{name} is {logged[name]}: the model's outputs are not finite on this task")
         scores = task.sample_values(metric, columns)
         if scores is None:
-            values[name] = float(str(np.float32(logged[name])))
+            values[name] = float(str(np.float32(logged[name])))  # the shortest decimal that is that float32
             errors[name] = _bootstrap(metric, outputs, columns["target"], resamples, seed)
         else:
             values[name] = float(np.mean(scores, dtype=np.float64))

@@ -205,8 +205,8 @@ def _find_head(name: str, task: Task, model: nn.Module) -> nn.Module | None:
     key = task.model_key(name)
     if key in heads:
         return heads[key]
-    if isinstance(task.head, str):
-        raise TaskError(f"the model has no head {task.head!r}; it has: {', '.join(heads) or 'none'}")
+    if isinstance(task.head, str) and heads:  # a model that brings no heads returns logits
+        raise TaskError(f"the model has no head {task.head!r}; it has: {', '.join(heads)}")
     return None
 
 

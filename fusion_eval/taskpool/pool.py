@@ -85,8 +85,11 @@ class TaskPool(BaseTaskPool):
             `{task: {metric: value}}`, with standard errors, samples and failures as attributes.
 
         Raises:
+            ConfigError: if `on_error` is neither.
             FusionEvalError: from a failing task, if `on_error` is "raise"; `on_result` has been told before.
         """
+        if on_error not in ("raise", "record"):
+            raise ConfigError(f"on_error: expected raise or record, found {on_error!r}")
         runner = runner or Runner()
         results: dict[str, TaskResult] = {}
         failures: dict[str, TaskFailure] = {}

@@ -53,7 +53,7 @@ class Task(ABC):
         data: Where the samples come from.
         metrics: Metric name to its factory, at least one; the first is the primary one, the headline of the task.
         head: The last layer of this task: one that lies on disk, or the name of a head that the model under test
-            brings along. None: the model's head of the task's own name, where it has one.
+            brings along if it brings any. None: the model's head of the task's own name, where it has one.
 
     Raises:
         ConfigError: if there is no metric, or a metric's name holds a dot or slash.

@@ -39,7 +39,9 @@ def test_wheel_and_sdist_hold_every_config_and_checkpoint(built):
     assert {f"fusion_eval/zoo/{name}" for name in weights} <= in_wheel
     assert "fusion_eval/py.typed" in in_wheel
     assert not any(name.startswith(("tests/", "benchmarks/", "conf/")) for name in in_wheel)
-    in_sdist = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        names = archive.getnames()
+    in_sdist = {name.partition("/")[2] for name in names}
     assert {f"conf/{name}" for name in configs} <= in_sdist
 
 

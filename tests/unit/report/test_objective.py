@@ -53,7 +53,9 @@ def test_a_typo_gets_a_suggestion(report, aggregates):
 
 
 def test_what_is_left_out_says_why(report, aggregates):
-    with pytest.raises(ConfigError, match=r"normalised\.share_of_mean_gap \(no finite result of the base on a, b\.c/d\)"):
+    with pytest.raises(
+        ConfigError, match=r"normalised\.share_of_mean_gap \(no finite result of the base on a, b\.c/d\)"
+    ):
         objective(report, aggregates, "normalised.share_of_gap")
 
 
