@@ -1,4 +1,4 @@
-"""The plain mean of the experts' weights."""
+"""The mean of the experts' weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fusion_eval.merging.experts import read_experts
+from fusion_eval.merging.hyperparameters import require_finite
 from fusion_eval.merging.method import StateDict
 from fusion_eval.merging.tensors import merge_tensors
 
@@ -18,9 +19,24 @@ __all__ = ["Average"]
 class Average:
     """The mean of the experts, each weighing the same: the "uniform soup" of arXiv 2203.05482, section 2.
 
-    The base gives only its dtypes and its integer tensors. It is task arithmetic with a scaling of 1 / experts.
+    Attributes:
+        scaling: How far to go from the base (0) to the mean (1, exactly), or beyond, so that a sweep over scaling
+            coefficients can include the average. It is task arithmetic with a scaling of `scaling / experts`.
+
+    Raises:
+        ConfigError: `scaling` is not a finite number.
     """
+
+    scaling: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_finite(self, "scaling")
 
     def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
         """Merge; see `MergingMethod`."""
-        return merge_tensors(base, read_experts(base, experts), lambda _name, _base, stacked: stacked.mean(dim=0))
+
+        def move(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
+            mean = stacked.mean(dim=0)
+            return mean if self.scaling == 1 else tensor + self.scaling * (mean - tensor)
+
+        return merge_tensors(base, read_experts(base, experts), move)

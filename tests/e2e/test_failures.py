@@ -18,7 +18,6 @@ BROKEN = (
     "dataset@taskpool.tasks.broken.data=arrays",
     "taskpool.tasks.broken.data.inputs=broken.npz",
     "+task@taskpool.tasks.last=optdigits",
-    "taskpool.tasks.last.head=optdigits",
 )
 
 

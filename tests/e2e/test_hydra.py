@@ -30,7 +30,6 @@ def test_tasks_are_removed_added_and_swapped(fusion_eval, quick, tmp_path):
         "~taskpool.tasks.textures",
         "dataset@taskpool.tasks.mnist.data=optdigits",
         "+task@taskpool.tasks.again=mnist",
-        "taskpool.tasks.again.head=mnist",
         "taskpool.tasks.again.data.split=val",
     )
     document = report_of(tmp_path / "run")
@@ -40,11 +39,11 @@ def test_tasks_are_removed_added_and_swapped(fusion_eval, quick, tmp_path):
 
 
 def test_a_sweep_over_methods_and_scalings(fusion_eval, quick, tmp_path):
-    fusion_eval("-m", *quick, "hydra.sweep.dir=sweep", "model=task_arithmetic,ties", "model.scaling=0.2,0.4")
+    fusion_eval("-m", *quick, "hydra.sweep.dir=sweep", "model=average,ties", "model.scaling=0.2,0.4")
     chosen = [report_of(tmp_path / "sweep" / str(job))["provenance"]["config"]["model"] for job in range(4)]
     assert [(model["_target_"].rpartition(".")[2], model["scaling"]) for model in chosen] == [
-        ("TaskArithmetic", 0.2),
-        ("TaskArithmetic", 0.4),
+        ("Average", 0.2),
+        ("Average", 0.4),
         ("Ties", 0.2),
         ("Ties", 0.4),
     ]
@@ -74,7 +73,6 @@ def test_a_config_directory_of_ones_own(fusion_eval, quick, tmp_path):
     (tmp_path / "mine/taskpool").mkdir(parents=True)
     (tmp_path / "mine/taskpool/digits.yaml").write_text(
         "defaults:\n  - /task@tasks.mine: optdigits\n_target_: fusion_eval.taskpool.TaskPool\n"
-        "tasks: {mine: {head: optdigits}}\n"
     )
     fusion_eval("--config-dir", "mine", "taskpool=digits", *quick, "hydra.run.dir=run")
     assert list(report_of(tmp_path / "run")["report"]) == ["mine"]

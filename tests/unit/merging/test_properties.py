@@ -39,7 +39,7 @@ def assert_equal(actual, expected, **tolerance):
 @given(models())
 def test_scaling_0_is_the_base(pool):
     base, experts = pool
-    for method in (TaskArithmetic(0), Ties(0), Ties(0, 0.5, "tensor"), Base()):
+    for method in (Average(0), TaskArithmetic(0), Ties(0), Ties(0, 0.5, "tensor"), Base()):
         assert_equal(method(base, experts), base, rtol=0, atol=0)
 
 
@@ -52,10 +52,19 @@ def test_average_of_one_expert_many_times_is_that_expert(pool, times):
 
 
 @quick
-@given(models())
-def test_average_is_task_arithmetic_with_scaling_1_over_the_experts(pool):
+@given(models(), st.floats(-1, 2))
+def test_average_is_task_arithmetic_with_scaling_over_the_experts(pool, scaling):
     base, experts = pool
-    assert_equal(Average()(base, experts), TaskArithmetic(1 / len(experts))(base, experts), rtol=1e-5, atol=2e-3)
+    same = TaskArithmetic(scaling / len(experts))(base, experts)
+    assert_equal(Average(scaling)(base, experts), same, rtol=1e-5, atol=2e-3)
+
+
+@quick
+@given(models())
+def test_average_is_the_mean_to_the_bit(pool):
+    base, experts = pool
+    mean = {name: torch.stack([expert[name] for expert in experts.values()]).mean(dim=0) for name in base}
+    assert_equal(Average()(base, experts), mean, rtol=0, atol=0)
 
 
 @quick
