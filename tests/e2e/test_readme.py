@@ -26,7 +26,8 @@ def commands():
 @pytest.fixture
 def files(tmp_path):
     """The files that the README's commands read, made by the blocks that show them."""
-    for name, text in re.findall(r"^`(\S+\.yaml)`:\n\n```yaml\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL):
+    for name, text in re.findall(r"`(\S+\.yaml)`:\n\n```yaml\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
 
 
