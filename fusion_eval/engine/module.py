@@ -74,7 +74,8 @@ class TaskModule(pl.LightningModule):
     def test_dataloader(self) -> Any:
         """This rank's batches; an error while reading them ends the pass on all ranks together."""
         mine = self._indices[self.trainer.global_rank :: self.trainer.world_size]
-        return _Guarded(self, loader(self._samples, mine, *self._loading))
+        pin_memory = self.trainer.strategy.root_device.type == "cuda"
+        return _Guarded(self, loader(self._samples, mine, *self._loading, pin_memory=pin_memory))
 
     @contextmanager
     def placed(self, trainer: pl.Trainer) -> Iterator[None]:

@@ -32,10 +32,12 @@ def select(n: int, limit: int | None, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(n, size=limit, replace=False))
 
 
-def loader(samples: Samples, indices: np.ndarray, batch_size: int, num_workers: int) -> DataLoader[Any]:
+def loader(
+    samples: Samples, indices: np.ndarray, batch_size: int, num_workers: int, pin_memory: bool
+) -> DataLoader[Any]:
     """A loader of `(inputs, targets)` batches in the order of `indices`."""
     batches = _Batches(samples, indices, batch_size)
-    return DataLoader(batches, batch_size=None, num_workers=num_workers, pin_memory=torch.cuda.is_available())
+    return DataLoader(batches, batch_size=None, num_workers=num_workers, pin_memory=pin_memory)
 
 
 def interleave(shards: Sequence[np.ndarray]) -> np.ndarray:
