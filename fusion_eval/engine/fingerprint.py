@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fusion_eval.data.digest import digest_content
 
-__all__ = ["describe_architecture", "fingerprint_config", "fingerprint_weights"]
+__all__ = ["code_of", "describe_architecture", "fingerprint_config", "fingerprint_weights"]
 
 _NO_BEHAVIOUR = {"training", "_parameters", "_buffers", "_modules"}
 """Attributes of every module that are fingerprinted as weights, are modules of their own, or do not last."""
@@ -35,6 +35,23 @@ def describe_architecture(module: nn.Module) -> str:
             for name, part in module.named_modules()
         ]
     )
+
+
+def code_of(module: nn.Module) -> tuple[tuple[type, object], ...]:
+    """Class and `forward` of a module and its parts, as objects: only these tell a class from a later one of its name.
+
+    Example:
+        >>> def outputs(sign):
+        ...     class Outputs(nn.Identity):
+        ...         def forward(self, x):
+        ...             return sign * x
+        ...     return Outputs()
+        >>> describe_architecture(outputs(1)) == describe_architecture(outputs(-1))
+        True
+        >>> code_of(outputs(1)) == code_of(outputs(-1))
+        False
+    """
+    return tuple((type(part), type(part).forward) for part in module.modules())
 
 
 def fingerprint_weights(module: nn.Module) -> str:

@@ -18,7 +18,7 @@ from torch import nn
 
 from fusion_eval.data import Samples
 from fusion_eval.engine.estimate import estimate_metrics
-from fusion_eval.engine.fingerprint import describe_architecture, fingerprint_config, fingerprint_weights
+from fusion_eval.engine.fingerprint import code_of, describe_architecture, fingerprint_config, fingerprint_weights
 from fusion_eval.engine.module import EVALUATED, TaskModule
 from fusion_eval.engine.progress import TaskProgress
 from fusion_eval.engine.ranks import raise_together
@@ -94,8 +94,10 @@ class Runner:
             "head": "none" if head is None else fingerprint_weights(head),
             "data": samples.fingerprint(),
         }
-        architecture = [describe_architecture(part) for part in (model, head) if part is not None]
-        key = fingerprint_config(fingerprints, architecture, task.settings(), self._settings, indices.tolist())
+        parts = [part for part in (model, head) if part is not None]
+        architecture = [describe_architecture(part) for part in parts]
+        settings = fingerprint_config(fingerprints, architecture, task.settings(), self._settings, indices.tolist())
+        key = (settings, *map(code_of, parts))
         known = process_store.get(key)
         if known is not None:
             return known

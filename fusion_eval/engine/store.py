@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from fusion_eval.report import TaskResult
 
 __all__ = ["ResultStore", "process_store"]
 
 
 class ResultStore:
-    """Task results in memory, keyed by the fingerprint of all that they depend on."""
+    """Task results in memory, keyed by all that they depend on."""
 
     def __init__(self) -> None:
-        self._results: dict[str, TaskResult] = {}
+        self._results: dict[Hashable, TaskResult] = {}
 
-    def get(self, key: str) -> TaskResult | None:
+    def get(self, key: Hashable) -> TaskResult | None:
         """The result under `key`, or None."""
         return self._results.get(key)
 
-    def put(self, key: str, result: TaskResult) -> None:
+    def put(self, key: Hashable, result: TaskResult) -> None:
         """Keep a result."""
         self._results[key] = result
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import TYPE_CHECKING
 
-from fusion_eval.errors import ConfigError
+from fusion_eval.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
     from fusion_eval.report.aggregates import Aggregates
@@ -58,14 +57,11 @@ def objective(report: Report, aggregates: Aggregates, path: str | None = None) -
         raise ConfigError(f"objective {path!r} is {found[0]}: nothing to optimise")
     if not found:
         names = [name for name, _ in numbers]
-        guess = difflib.get_close_matches(path, names, n=1)
         reasons = [
             f"{task} failed with {failure.error}: {failure.message}" for task, failure in report.failures.items()
         ]
         raise ConfigError(
-            f"objective {path!r} is not available"
-            + (f", did you mean {guess[0]!r}?" if guess else "")
-            + f" Available: {', '.join(names) or 'nothing'}."
+            f"objective {path!r} is not available{suggest(path, names)}"
             + "".join(f"\n{reason}" for reason in (*reasons, *aggregates.warnings))
         )
     return found[0]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["read_samples", "samples_path", "write_samples"]
+__all__ = ["read_samples", "remove_samples", "samples_path", "write_samples"]
 
 
 def samples_path(directory: Path, task: str) -> Path:
@@ -49,6 +49,12 @@ def write_samples(directory: Path, task: str, samples: Mapping[str, np.ndarray])
     with atomic_file(path) as file:
         pyarrow.parquet.write_table(pyarrow.table(dict(samples)), file, compression="zstd")
     return path
+
+
+def remove_samples(directory: Path) -> None:
+    """Remove the files of all tasks that an earlier run left in a directory."""
+    for path in samples_path(directory, "any").parent.glob("*.parquet"):
+        path.unlink()
 
 
 def read_samples(directory: Path, task: str) -> dict[str, np.ndarray]:

@@ -53,4 +53,6 @@ def print_report(report: Report, references: References, aggregates: Aggregates)
     """Print the table on standard output."""
     from rich.console import Console
 
-    Console().print(results_table(report, references, aggregates))
+    console = Console()
+    console.width = max(console.width, 80)  # on a narrower terminal lines wrap, which loses no digit and no name
+    console.print(results_table(report, references, aggregates))

@@ -12,7 +12,7 @@ from fusion_eval.report.aggregates import Aggregates
 from fusion_eval.report.atomic import atomic_file
 from fusion_eval.report.markdown import markdown_page
 from fusion_eval.report.record import References, Report, TaskFailure, TaskResult
-from fusion_eval.report.samples import write_samples
+from fusion_eval.report.samples import remove_samples, write_samples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,8 @@ class ReportWriter:
     """Writes a run's results as they come, so that whatever ends the run, what was finished is on disk.
 
     Every file appears whole, under its name, or not at all. To construct a writer takes the directory over: report.json
-    says "running" from then on, and the page of an earlier run is gone. Of a distributed run, one process writes.
+    says "running" from then on, and the page and the samples of an earlier run are gone. Of a distributed run, one
+    process writes.
 
     Args:
         directory: Of the run; it is made.
@@ -48,6 +49,7 @@ class ReportWriter:
         self._selected_on = selected_on
         self._write_json("running", References(), Aggregates(), [])
         self._page.unlink(missing_ok=True)
+        remove_samples(directory)
 
     def add(self, task: str, outcome: TaskResult | TaskFailure) -> None:
         """Put the outcome of a task on disk: its samples, then report.json."""

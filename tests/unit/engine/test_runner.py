@@ -220,6 +220,19 @@ def test_the_same_weights_are_not_run_twice_and_one_changed_tensor_is():
     assert Named.calls > calls
 
 
+def test_a_class_defined_again_under_the_same_name_is_run_again():
+    def define(sign):
+        class Signed(nn.Linear):
+            def forward(self, inputs):
+                return sign * super().forward(inputs)
+
+        return Signed
+
+    for sign in (1, -1):
+        model = linear(cls=define(sign))
+        assert Runner().run("clouds", task(), model).metrics["loss"] == pytest.approx(expected(model)[1], abs=1e-6)
+
+
 def test_neither_batch_size_nor_the_name_makes_a_result_new():
     model = linear()
     first = Runner().run("clouds", task(), model)

@@ -61,7 +61,7 @@ def test_what_is_left_out_says_why(report, aggregates):
 
 def test_a_failed_task_says_why():
     report = Report({"a": value(0.4)}, {"b": TaskFailure("TaskError", "no head", "")})
-    with pytest.raises(ConfigError, match=r"(?s)Available: a\.accuracy\.\nb failed with TaskError: no head"):
+    with pytest.raises(ConfigError, match=r"(?s)Known: a\.accuracy\nb failed with TaskError: no head"):
         objective(report, aggregate(report, References()), "mean.accuracy")
 
 

@@ -15,7 +15,7 @@ from fusion_eval.report.markdown import markdown_page
 from fusion_eval.report.provenance import provenance
 from fusion_eval.report.record import References, Report, TaskFailure, TaskResult
 from fusion_eval.report.rows import aggregate_rows, task_header, task_rows
-from fusion_eval.report.table import results_table
+from fusion_eval.report.table import print_report, results_table
 
 SIZES = {"mnist": 1000, "optdigits": 360, "scripts": 12000, "textures": 900}
 
@@ -85,6 +85,14 @@ def test_it_fits_80_columns_without_colour_and_loses_nothing(report, references,
         assert " ".join(row.cells) in lines
     for cells in aggregate_rows(report, aggregates):
         assert " ".join(cells) in lines
+
+
+def test_a_narrow_terminal_loses_nothing_either(report, references, aggregates, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "45")
+    print_report(report, references, aggregates)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for row in task_rows(report, references, aggregates):
+        assert " ".join(row.cells) in lines
 
 
 def test_the_numbers_are_those_of_the_report(report, references, aggregates):

@@ -111,7 +111,7 @@ def test_a_second_run_in_the_same_directory_does_not_pass_off_the_first_as_its_o
     first.add("mnist", result(0.5))
     first.finish(References(), Aggregates(), [], "complete")
     ReportWriter(tmp_path, origin)
-    assert not (tmp_path / "report.md").exists()
+    assert files(tmp_path) == ["report.json"]
     found = strict(tmp_path / "report.json")
     assert (found["status"], found["report"]) == ("running", {})
 
