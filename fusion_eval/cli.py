@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,13 @@ def main() -> None:
     """The console script."""
     if sys.argv[1:] in (["--help"], ["-h"]):
         print(help_text())
-    else:
+        return
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without "±" must not cost the run
+    try:
         _job()
+    except KeyboardInterrupt:
+        sys.exit("fusion-eval: interrupted; what was finished is in the run directory")
 
 
 @hydra.main(config_path="pkg://fusion_eval.conf", config_name="config", version_base="1.3")
@@ -67,19 +73,22 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
             _run(cfg, pool, models, model, runner, lambda name, outcome: None)
         return None
     writer = ReportWriter(directory, provenance(_plain(cfg)), cfg.selected_on)
-    references = References()
+    references, finished = References(), False
     try:
         references = _run(cfg, pool, models, model, runner, writer.add)
+        finished = True
     finally:
-        report, tasks = writer.report, getattr(pool, "tasks", writer.report)
-        aggregates = aggregate(report, references, tasks=tuple(tasks), seed=cfg.seed)
-        complete = report.keys() >= tasks.keys()
-        writer.finish(references, aggregates, [], "complete" if complete else "partial" if report else "failed")
+        report = writer.report
+        aggregates = aggregate(report, references, tasks=tuple(getattr(pool, "tasks", report)), seed=cfg.seed)
+        warnings = [f"no reference: {name}: {failure.message}" for name, failure in references.failures.items()]
+        failures = {**report.failures, **references.failures}
+        complete = finished and not failures
+        writer.finish(references, aggregates, warnings, "complete" if complete else "partial" if report else "failed")
         print_report(report, references, aggregates)
         print(directory / "report.json")
-    if report.failures:
-        named = "; ".join(f"{task}: {failure.error}: {failure.message}" for task, failure in report.failures.items())
-        raise FusionEvalError(f"{len(report.failures)} of {len(pool.tasks)} tasks failed: {named}")
+    if failures:
+        named = "; ".join(f"{name}: {failure.error}: {failure.message}" for name, failure in failures.items())
+        raise FusionEvalError(f"{len(failures)} failed: {named}")
     return objective(report, aggregates, cfg.objective)
 
 

@@ -65,7 +65,7 @@ class TaskModule(pl.LightningModule):
         self._task = task
         self._unseen = (model, head)
         self._samples = samples
-        self._indices = indices
+        self.indices = indices
         self._loading = (batch_size, num_workers)
         self._keep_outputs = keep_outputs
         self._kept: list[dict[str, Tensor]] = []
@@ -73,7 +73,7 @@ class TaskModule(pl.LightningModule):
 
     def test_dataloader(self) -> Any:
         """This rank's batches; an error while reading them ends the pass on all ranks together."""
-        mine = self._indices[self.trainer.global_rank :: self.trainer.world_size]
+        mine = self.indices[self.trainer.global_rank :: self.trainer.world_size]
         pin_memory = self.trainer.strategy.root_device.type == "cuda"
         return _Guarded(self, loader(self._samples, mine, *self._loading, pin_memory=pin_memory))
 
@@ -101,7 +101,7 @@ class TaskModule(pl.LightningModule):
         """
         self._registered = nn.ModuleDict({f"metric {key}": metric for key, metric in self._logged.items()})
         self._registered.to(self.device)
-        require_agreement((self._name, len(self._indices)), "the task that runs")
+        require_agreement((self._name, len(self.indices)), "the task that runs")
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Check targets on the CPU."""
@@ -127,7 +127,7 @@ class TaskModule(pl.LightningModule):
         shards = all_ranks(shard)
         whole = {key: interleave([part[key] for part in shards]) for key in shard}
         self.outputs = whole.pop("outputs", None)
-        self.columns = {"index": self._indices, **whole}
+        self.columns = {"index": self.indices, **whole}
         self._kept.clear()
         self.log_dict({f"{self._name}/{key}": metric for key, metric in self._logged.items()})
 

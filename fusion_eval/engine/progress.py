@@ -33,11 +33,14 @@ class TaskProgress(pl.Callback):
         self._label = label
 
     def done(self, result: TaskResult) -> None:
-        """Leave a line about a finished task."""
+        """Leave a line about what was announced, once."""
+        if not self._label:
+            return
         value = f"{result.primary} {result.score:.4f}"
         self._console.print(
             f"{self._label:<24} {value}   {result.count} samples, {result.seconds:.1f} s", highlight=False
         )
+        self._label = ""
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""

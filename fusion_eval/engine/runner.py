@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from torch import nn
+from torchmetrics import Metric
 
 from fusion_eval.data import Samples
 from fusion_eval.engine.estimate import estimate_metrics
@@ -94,14 +95,6 @@ class Runner:
             "head": "none" if head is None else fingerprint_weights(head),
             "data": samples.fingerprint(),
         }
-        parts = [part for part in (model, head) if part is not None]
-        architecture = [describe_architecture(part) for part in parts]
-        settings = fingerprint_config(fingerprints, architecture, task.settings(), self._settings, indices.tolist())
-        key = (settings, *map(code_of, parts))
-        known = process_store.get(key)
-        if known is not None:
-            return known
-        self._progress.announce(f"{label} on {name}")
         module = TaskModule(
             name,
             task,
@@ -113,6 +106,11 @@ class Runner:
             self.num_workers,
             keep_outputs=self.bootstrap > 0,
         )
+        key = self._key(fingerprints, task, module, [part for part in (model, head) if part is not None])
+        known = None if key is None else process_store.get(key)
+        if known is not None:
+            return known
+        self._progress.announce(f"{label} on {name}")
         logged = self._test(module)
         if logged.pop(EVALUATED) != len(indices):
             raise TaskError(f"{len(indices)} samples should have been evaluated exactly once, Lightning ran others")
@@ -120,20 +118,38 @@ class Runner:
         metrics, errors = estimate_metrics(
             task, module.metrics, logged, module.columns, module.outputs, resamples, self.seed
         )
+        primary = next((key for key, metric in module.metrics.items() if _more_is_better(metric)), task.primary)
         result = TaskResult(
             metrics=metrics,
             standard_errors=errors,
-            primary=task.primary,
+            primary=primary,
             count=len(indices),
             seconds=time.perf_counter() - started,
             samples=module.columns,
-            scores=task.sample_values(module.metrics[task.primary], module.columns),
+            scores=task.sample_values(module.metrics[primary], module.columns),
             fingerprints=fingerprints,
+            higher_is_better=_more_is_better(module.metrics[primary]),
         )
-        process_store.put(key, result)
+        if key is not None:
+            process_store.put(key, result)
+        return result
+
+    def show(self, result: TaskResult) -> None:
+        """Leave a line on standard error about what `run` has just evaluated, if `progress` is on."""
         if self.is_global_zero:
             self._progress.done(result)
-        return result
+
+    def _key(
+        self, fingerprints: dict[str, str], task: Task, module: TaskModule, parts: list[nn.Module]
+    ) -> tuple[Hashable, ...] | None:
+        """All that a result depends on; None where a part of the task (a lambda) cannot be described."""
+        try:
+            settings = task.settings()
+        except ConfigError:
+            return None
+        architecture = [describe_architecture(part) for part in parts]
+        described = fingerprint_config(fingerprints, architecture, settings, self._settings, module.indices.tolist())
+        return (described, *map(code_of, parts), *map(type, module.metrics.values()))
 
     def _test(self, module: TaskModule) -> dict[str, float]:
         trainer = self._trainer
@@ -165,6 +181,10 @@ class Runner:
     def _settings(self) -> dict[str, Any]:
         """What of the runner decides the numbers of a result."""
         return {"precision": str(self._trainer.precision), "seed": self.seed, "bootstrap": self.bootstrap}
+
+
+def _more_is_better(metric: Metric) -> bool:
+    return metric.higher_is_better is not False
 
 
 def _quiet_cpu_trainer() -> pl.Trainer:

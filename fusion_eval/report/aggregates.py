@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from fusion_eval.report.normalised import comparable, draw_scores, estimate, normalise, ratios_to_experts
+from fusion_eval.report.normalised import NORMALISED, comparable, draw_scores, estimate, normalise, ratios_to_experts
 from fusion_eval.report.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def aggregate(
     * `mean.<metric>`: unweighted mean over the tasks, of every metric that all tasks report. Test sets are independent,
       so its standard error is `sqrt(sum_t se_t^2) / T`.
     * `normalised.<name>`: four numbers that are all called normalised, see `fusion_eval.report.normalised`.
-    * `worst.<primary metric>` and `worst.normalised`: the lowest primary metric and the lowest ratio to the expert. The
-      standard error is that of the task; that it was picked for being the lowest is not in it.
+    * `worst.<primary metric>` and `worst.normalised`: the worst primary metric and the lowest ratio to the expert. The
+      standard error is that of the task; that it was picked for being the worst is not in it.
 
     Args:
         report: Results and failures of the merged model.
@@ -64,7 +64,8 @@ def aggregate(
     results = report.results
     references, dropped = comparable(results, references)
     draws = draw_scores(results, references, resamples, seed)
-    ratio_draws = ratios_to_experts(draws)
+    lower = [task for task, result in results.items() if not result.higher_is_better]
+    ratio_draws = ratios_to_experts({task: draw for task, draw in draws.items() if task not in lower})
     ratios = {task: estimate(ratio) for task, ratio in ratio_draws.items()}
     unfinished = [task for task in dict.fromkeys((*report.failures, *tasks)) if task not in results]
     if unfinished or not results:
@@ -75,7 +76,9 @@ def aggregate(
     mixed = f"the primary metrics differ: {', '.join(primaries)}" if len(primaries) > 1 else ""
     entries = {
         "mean": _mean(results),
-        "normalised": normalise(draws, ratio_draws, mixed),
+        "normalised": dict.fromkeys(NORMALISED, f"a lower primary metric is better on {', '.join(lower)}")
+        if lower
+        else normalise(draws, ratio_draws, mixed),
         "worst": _worst(results, ratios, mixed),
     }
     groups: dict[str, dict[str, Estimate]] = {}
@@ -112,10 +115,11 @@ def _worst(results: Mapping[str, TaskResult], ratios: Mapping[str, Estimate], mi
         for task, result in results.items()
     }
     no_ratio = [task for task in results if task not in ratios]
+    worst = min if all(result.higher_is_better for result in results.values()) else max
     return {
         "primary" if mixed else next(iter(results.values())).primary: mixed
         or _not_finite({task: score.value for task, score in scores.items()})
-        or min(scores.values(), key=lambda score: score.value),
+        or worst(scores.values(), key=lambda score: score.value),
         "normalised": f"no ratio to the expert on {', '.join(no_ratio)}"
         if no_ratio
         else min((replace(ratio, task=task) for task, ratio in ratios.items()), key=lambda ratio: ratio.value),

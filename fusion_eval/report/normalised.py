@@ -30,7 +30,9 @@ from fusion_eval.report.statistics import Estimate, paired_bootstrap_means, stan
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["comparable", "draw_scores", "estimate", "normalise", "ratios_to_experts"]
+__all__ = ["NORMALISED", "comparable", "draw_scores", "estimate", "normalise", "ratios_to_experts"]
+
+NORMALISED = ("mean_of_ratios", "ratio_of_means", "share_of_gap", "share_of_mean_gap")
 
 Draws = npt.NDArray[np.float64]
 """Last axis: the observed value, then one value a bootstrap resample; NaN where unknown."""
@@ -61,7 +63,8 @@ def comparable(results: Mapping[str, TaskResult], references: References) -> tup
             dropped.append(f"the {role}'s result on {task} does not count: {why}")
         return kept
 
-    return References(keep("base", references.base), keep("expert", references.experts)), dropped
+    kept = References(keep("base", references.base), keep("expert", references.experts), references.failures)
+    return kept, dropped
 
 
 def draw_scores(

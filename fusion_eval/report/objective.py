@@ -24,7 +24,7 @@ def objective(report: Report, aggregates: Aggregates, path: str | None = None) -
             metric.
 
     Returns:
-        The number; None for no path where the tasks have no primary metric in common.
+        The number; None for no path where the tasks have no primary metric in common of which more is better.
 
     Raises:
         ConfigError: There is no such number, it is not finite, or the path means two numbers; the message lists what
@@ -38,7 +38,7 @@ def objective(report: Report, aggregates: Aggregates, path: str | None = None) -
         0.6
     """
     if path is None:
-        primaries = {result.primary for result in report.results.values()}
+        primaries = {result.primary for result in report.results.values() if result.higher_is_better}
         path = f"mean.{primaries.pop()}" if len(primaries) == 1 else None
     if path is None:
         return None

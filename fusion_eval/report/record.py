@@ -22,7 +22,7 @@ class TaskResult:
         metrics: Metric name to value over the whole data set.
         standard_errors: Metric name to the standard error of that value, in its unit; a metric is absent where the
             error is undefined, as for one sample.
-        primary: The metric that stands for the task in tables and aggregates; higher is better.
+        primary: The metric that stands for the task in tables and aggregates.
         count: Number of samples evaluated.
         seconds: Wall time of the task.
         samples: Column name to array of shape `(count,)`; for classification index, target, prediction, loss and
@@ -30,6 +30,7 @@ class TaskResult:
         scores: Shape `(count,)`, real: values whose mean is the primary metric (for accuracy: 1 where correct, else 0);
             None where the primary metric is no mean over samples.
         fingerprints: What was evaluated to the digest of its content: "weights", "data", ...
+        higher_is_better: Whether more of the primary metric is better; if not, it is never normalised.
 
     Raises:
         ValueError: The primary metric is not among the metrics, or an array does not have `count` entries.
@@ -43,6 +44,7 @@ class TaskResult:
     samples: dict[str, np.ndarray] = field(default_factory=dict)
     scores: np.ndarray | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
+    higher_is_better: bool = True
 
     def __post_init__(self) -> None:
         if self.primary not in self.metrics:
@@ -109,12 +111,14 @@ class Report(dict[str, dict[str, float]]):
 
 @dataclass(frozen=True, eq=False)
 class References:
-    """What a merged model is measured against. Either part may be empty or lack tasks.
+    """What a merged model is measured against. Base and experts may be empty or lack tasks.
 
     Args:
         base: Task name to the result of the base model on it.
         experts: Task name to the result on it of that task's own expert.
+        failures: Which model on which task to why it has no result.
     """
 
     base: dict[str, TaskResult] = field(default_factory=dict)
     experts: dict[str, TaskResult] = field(default_factory=dict)
+    failures: dict[str, TaskFailure] = field(default_factory=dict)

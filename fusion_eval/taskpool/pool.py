@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from fusion_eval.engine import Runner
-from fusion_eval.errors import ConfigError, suggest
+from fusion_eval.errors import ConfigError, FusionEvalError, suggest
 from fusion_eval.report import Report, TaskFailure, TaskResult
 from fusion_eval.taskpool.base import BaseTaskPool
 from fusion_eval.tasks import Task
@@ -100,9 +100,12 @@ class TaskPool(BaseTaskPool):
                 failures[name] = failure = TaskFailure.from_exception(error)
                 if on_result is not None:
                     on_result(name, failure)
-                if on_error == "raise":
-                    raise
-                continue
+                if on_error == "record":
+                    continue
+                if isinstance(error, FusionEvalError):
+                    raise type(error)(f"task {name!r}: {error}") from error
+                raise
             if on_result is not None:
                 on_result(name, outcome)
+            runner.show(outcome)
         return Report(results, failures)

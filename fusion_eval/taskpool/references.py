@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from fusion_eval.engine import Runner
-from fusion_eval.merging import Base, Expert
+from fusion_eval.merging import Base, Expert, MergingMethod
 from fusion_eval.models import ModelPool
-from fusion_eval.report import References, TaskResult
+from fusion_eval.report import References, TaskFailure, TaskResult
 from fusion_eval.taskpool.pool import TaskPool
 
 __all__ = ["evaluate_references"]
@@ -19,22 +19,31 @@ def evaluate_references(
 ) -> References:
     """Evaluate base and experts, each model once however often it was asked for in this process.
 
+    One that fails (its checkpoint is missing, say) is recorded in `failures`; the others are evaluated all the same.
+
     Args:
         pool: The tasks.
         models: Base and experts. A task whose name (or head) is no expert's has no expert reference.
         runner: As for `TaskPool.evaluate`.
         tasks: Only these; None: all.
-
-    Raises:
-        FusionEvalError: if a checkpoint cannot be read or does not fit a task.
     """
     pool = pool if tasks is None else pool.select(tasks)
     runner = replace(runner or Runner(), bootstrap=0)  # only the primary metric is compared, sample by sample
-    base = pool.evaluate(models.merge(Base()), runner, label="base").results
+    failures: dict[str, TaskFailure] = {}
+
+    def evaluate(method: MergingMethod, names: Collection[str], label: str) -> dict[str, TaskResult]:
+        try:
+            report = pool.select(names).evaluate(models.merge(method), runner, on_error="record", label=label)
+        except Exception as error:
+            failures[f"{label} on {', '.join(names)}"] = TaskFailure.from_exception(error)
+            return {}
+        failures.update({f"{label} on {name}": failure for name, failure in report.failures.items()})
+        return report.results
+
+    base = evaluate(Base(), list(pool.tasks), "base")
     experts: dict[str, TaskResult] = {}
     for name, task in pool.tasks.items():
         expert = task.model_key(name)
         if expert in models.experts:
-            alone = pool.select([name]).evaluate(models.merge(Expert(expert)), runner, label="expert")
-            experts[name] = alone.results[name]
-    return References(base, experts)
+            experts |= evaluate(Expert(expert), [name], "expert")
+    return References(base, experts, failures)

@@ -16,8 +16,17 @@ _FEATURES = ("features", "image_embeds", "text_embeds", "pooler_output")
 
 
 def forward(model: nn.Module, inputs: Any) -> Any:
-    """Call the model: a mapping of inputs becomes keyword arguments."""
-    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    """Call the model: a mapping of inputs becomes keyword arguments.
+
+    Raises:
+        TaskError: if the model fails on them; the message gives their shapes.
+    """
+    try:
+        return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    except Exception as error:
+        named = inputs.items() if isinstance(inputs, Mapping) else [("inputs", inputs)]
+        shapes = ", ".join(f"{name} {tuple(getattr(value, 'shape', ()))}" for name, value in named)
+        raise TaskError(f"the model failed on {shapes}: {type(error).__name__}: {error}") from error
 
 
 def logits_of(output: Any, head: nn.Module | None) -> Tensor:

@@ -51,7 +51,8 @@ class Task(ABC):
 
     Args:
         data: Where the samples come from.
-        metrics: Metric name to its factory, at least one; the first is the primary one, the headline of the task.
+        metrics: Metric name to its factory, at least one; the first of which more is better is the headline of
+            the task.
         head: The last layer of this task: one that lies on disk, or the name of a head that the model under test
             brings along if it brings any. None: the model's head of the task's own name, where it has one.
 
@@ -76,7 +77,7 @@ class Task(ABC):
 
     @property
     def primary(self) -> str:
-        """The name of the headline metric."""
+        """The name of the first metric: the headline, unless it is one like a loss and another is not."""
         return next(iter(self.metrics))
 
     def model_key(self, name: str) -> str:

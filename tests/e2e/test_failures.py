@@ -35,7 +35,7 @@ def test_record_runs_the_other_tasks_and_exits_with_an_error(fusion_eval, quick,
     assert set(document["failures"]) == {"broken"}
     assert document["failures"]["broken"]["message"] in done.stderr
     assert document["aggregates"] == {}
-    assert "1 of 6 tasks failed" in done.stderr
+    assert "1 failed: broken: " in done.stderr
 
 
 @pytest.mark.usefixtures("broken_file")
@@ -70,3 +70,33 @@ def test_kill_9_leaves_whole_files_and_the_finished_tasks(tmp_path, environment,
         assert pq.read_table(tmp_path / "run/samples" / f"{task}.parquet").num_rows == document["counts"][task]
     for path in (tmp_path / "run/samples").glob("*.parquet"):
         pq.read_table(path)
+
+
+def test_a_missing_expert_is_recorded_and_the_other_references_are_kept(fusion_eval, tmp_path):
+    settings = ("limit=41", "bootstrap=0", "model=base", "hydra.run.dir=run")
+    done = fusion_eval(*settings, "modelpool.experts.mnist=gone.safetensors", ok=False)
+    document = json.loads((tmp_path / "run/report.json").read_text())
+    assert document["status"] == "partial"
+    assert list(document["report"]) == list(document["references"]["base"])
+    assert list(document["references"]["experts"]) == ["optdigits", "scripts", "textures"]
+    assert any("gone.safetensors" in warning for warning in document["warnings"])
+    assert "expert on mnist" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_run_says_so_and_keeps_what_was_done(tmp_path, environment):
+    command = [sys.executable, "-m", "fusion_eval", "hydra.run.dir=run"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stderr:
+        if "merged on optdigits" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode != 0
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    document = json.loads((tmp_path / "run/report.json").read_text())
+    assert document["status"] == "partial"
+    assert "optdigits" in document["report"]

@@ -24,7 +24,11 @@ class Zeros(DataSource):
 
 def run(progress, wrong=0):
     task = Classification(Zeros(wrong), {"accuracy": partial(MulticlassAccuracy, average="micro")})
-    return Runner(batch_size=8, progress=progress).run("zeros", task, nn.Linear(4, 2), label="merged")
+    runner = Runner(batch_size=8, progress=progress)
+    result = runner.run("zeros", task, nn.Linear(4, 2), label="merged")
+    runner.show(result)
+    runner.show(result)  # what did not run again is not shown again
+    return result
 
 
 @pytest.fixture(autouse=True)

@@ -258,11 +258,26 @@ def test_whatever_decides_the_numbers_makes_a_result_new(runner, tested):
     assert runner.run("clouds", tested, model) is not first
 
 
-def test_another_first_metric_is_another_primary_one():
+def test_the_primary_metric_is_the_first_of_which_more_is_better():
     model, runner = linear(), Runner()
-    metrics = {"accuracy": ACCURACY, "loss": CrossEntropy}
-    assert runner.run("clouds", task(metrics=metrics), model).primary == "accuracy"
-    assert runner.run("clouds", task(metrics=dict(reversed(metrics.items()))), model).primary == "loss"
+
+    def headline(**metrics):
+        result = runner.run("clouds", task(metrics=metrics), model)
+        return result.primary, result.higher_is_better
+
+    top2 = partial(TopKAccuracy, k=2)
+    assert headline(accuracy=ACCURACY, top2=top2) == ("accuracy", True)
+    assert headline(top2=top2, accuracy=ACCURACY) == ("top2", True)
+    assert headline(loss=CrossEntropy, accuracy=ACCURACY) == ("accuracy", True)
+    assert headline(loss=CrossEntropy) == ("loss", False)
+
+
+def test_metrics_without_a_description_are_evaluated_and_not_remembered():
+    first, second = linear(), linear()
+    for model in (first, second):
+        lambdas = {"accuracy": lambda num_classes: MulticlassAccuracy(num_classes, average="micro")}
+        result = Runner().run("clouds", task(metrics=lambdas), model)
+        assert result.score == pytest.approx(expected(model)[0])
 
 
 def test_another_head_on_the_same_backbone_makes_a_result_new():

@@ -286,3 +286,15 @@ def test_an_expert_that_is_right_once_has_a_ratio_without_an_error():
     found = aggregate(Report({"a": scored([1, 1, 0])}), References(experts={"a": scored([1, 0, 0])}))
     assert found.ratios["a"].value == pytest.approx(2.0)
     assert found.ratios["a"].standard_error is None
+
+
+def test_where_less_is_better_the_worst_task_has_the_most_and_nothing_is_normalised():
+    def loss(value):
+        return TaskResult({"loss": value}, {}, "loss", 10, 0.1, higher_is_better=False)
+
+    report = Report({"a": loss(0.2), "b": loss(1.6)})
+    found = aggregate(report, References({"a": loss(2.0), "b": loss(2.0)}, {"a": loss(0.1), "b": loss(0.5)}))
+    assert found.groups.keys() == {"mean", "worst"}
+    assert (found.groups["worst"]["loss"].task, found.groups["worst"]["loss"].value) == ("b", 1.6)
+    assert found.ratios == {}
+    assert any("a lower primary metric is better on a, b" in warning for warning in found.warnings)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from fusion_eval import Classification, Runner, TaskPool
 from fusion_eval.data import DataSource, TensorSamples
-from fusion_eval.errors import ConfigError
+from fusion_eval.errors import ConfigError, TaskError
 
 METRICS = {"accuracy": partial(MulticlassAccuracy, average="micro")}
 
@@ -91,5 +92,21 @@ def test_an_error_of_the_model_itself_is_recorded_with_its_traceback():
 
     report = TaskPool(TASKS).evaluate(Broken(), on_error="record")
     assert report == {}
-    assert {(f.error, f.message) for f in report.failures.values()} == {("ZeroDivisionError", "no such luck")}
+    assert {(f.error, f.message) for f in report.failures.values()} == {
+        ("TaskError", "the model failed on inputs (40, 3): ZeroDivisionError: no such luck")
+    }
     assert "in forward" in report.failures["red"].traceback
+
+
+@pytest.mark.parametrize("on_error", ["raise", "record"])
+def test_on_result_is_told_of_a_failure_too(on_error):
+    class Broken(nn.Module):
+        def forward(self, inputs):
+            raise ZeroDivisionError
+
+    told = []
+    raises = pytest.raises(TaskError, match=f"^task {next(iter(TASKS))!r}: the model failed")
+    with raises if on_error == "raise" else nullcontext():
+        TaskPool(TASKS).evaluate(Broken(), on_error=on_error, on_result=lambda *outcome: told.append(outcome))
+    assert [name for name, _ in told] == list(TASKS)[: 1 if on_error == "raise" else None]
+    assert {outcome.error for _, outcome in told} == {"TaskError"}

@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from fusion_eval import Classification, ModelPool, Runner, TaskPool, evaluate_references
 from fusion_eval.data import DataSource, TensorSamples
 from fusion_eval.engine.store import ResultStore
-from fusion_eval.errors import CheckpointError, ConfigError
+from fusion_eval.errors import ConfigError
 from fusion_eval.models import LinearHead
 from fusion_eval.tasks import CalibrationError
 
@@ -98,7 +98,14 @@ def test_references_are_run_once_and_without_a_bootstrap(zoo):
     assert first.base["red"].standard_errors.keys() == {"accuracy"}
 
 
-def test_a_missing_checkpoint_is_named(zoo, tmp_path):
+def test_a_missing_checkpoint_is_recorded_and_the_other_references_are_kept(zoo, tmp_path):
     (tmp_path / "red.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"red.safetensors: no such file"):
-        evaluate_references(TaskPool({"red": Classification(Points(0), METRICS)}), zoo[0])
+    pool = TaskPool({name: Classification(Points(0), METRICS) for name in ("red", "green")})
+    found = evaluate_references(pool, zoo[0])
+    assert (set(found.base), set(found.experts), set(found.failures)) == (
+        {"red", "green"},
+        {"green"},
+        {"expert on red"},
+    )
+    assert found.failures["expert on red"].error == "CheckpointError"
+    assert "red.safetensors: no such file" in found.failures["expert on red"].message
