@@ -13,9 +13,49 @@ Example:
 """
 
 from fusion_eval.merging.average import Average
+from fusion_eval.merging.breadcrumbs import Breadcrumbs
+from fusion_eval.merging.dare import Dare
+from fusion_eval.merging.della import Della
+from fusion_eval.merging.isotropic import IsoC, IsoCTS
+from fusion_eval.merging.lines import Lines
 from fusion_eval.merging.method import MergingMethod, StateDict
+from fusion_eval.merging.model_stock import ModelStock
+from fusion_eval.merging.pcb import PcbMerging
 from fusion_eval.merging.reference import Base, Expert
+from fusion_eval.merging.sce import Sce
+from fusion_eval.merging.slerp import NuSlerp, Slerp
+from fusion_eval.merging.spherical_mean import KarcherMean, MultiSlerp
+from fusion_eval.merging.tall_masks import ConsensusTaskArithmetic, TallMask
 from fusion_eval.merging.task_arithmetic import TaskArithmetic
+from fusion_eval.merging.task_singular_vectors import TsvMerge
 from fusion_eval.merging.ties import Ties
+from fusion_eval.merging.wise_ft import WiseFt
+from fusion_eval.merging.wudi import WudiMerging
 
-__all__ = ["Average", "Base", "Expert", "MergingMethod", "StateDict", "TaskArithmetic", "Ties"]
+__all__ = [
+    "Average",
+    "Base",
+    "Breadcrumbs",
+    "ConsensusTaskArithmetic",
+    "Dare",
+    "Della",
+    "Expert",
+    "IsoC",
+    "IsoCTS",
+    "KarcherMean",
+    "Lines",
+    "MergingMethod",
+    "ModelStock",
+    "MultiSlerp",
+    "NuSlerp",
+    "PcbMerging",
+    "Sce",
+    "Slerp",
+    "StateDict",
+    "TallMask",
+    "TaskArithmetic",
+    "Ties",
+    "TsvMerge",
+    "WiseFt",
+    "WudiMerging",
+]

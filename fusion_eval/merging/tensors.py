@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,11 +10,13 @@ from torch import Tensor
 from fusion_eval.errors import MergeError
 from fusion_eval.merging.method import StateDict
 
-__all__ = ["Rule", "copy_tensors", "distinct_names", "merge_tensors", "wide"]
+__all__ = ["Rule", "copy_tensors", "distinct_names", "merge_tensors", "merge_whole_tensors", "wide"]
 
 Rule = Callable[[str, Tensor, Tensor], Tensor]
 """Combines, given its name, `k` elements of a tensor of the base, shape `(k,)`, with the same of `n` experts, shape
-`(n, k)`, into new ones, shape `(k,)`. All are `wide`."""
+`(n, k)`, into new ones, shape `(k,)`. All are `wide`. For `merge_whole_tensors`, read `*shape` where it says `k`."""
+
+_Combine = Callable[[str, Tensor, Sequence[Tensor]], Tensor]
 
 _ELEMENTS_AT_ONCE = 2**16  # few enough that what a rule computes stays in the cache: 4 times as fast as whole layers
 
@@ -31,18 +33,47 @@ def merge_tensors(base: StateDict, experts: Mapping[str, StateDict], rule: Rule)
         MergeError: a tensor is complex, or its merge is not finite.
     """
 
+    def combine(name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Tensor:
+        slices = zip(*(torch.split(source.flatten(), _ELEMENTS_AT_ONCE) for source in (tensor, *theirs)), strict=True)
+        merged = [_apply(rule, name, ours, others) for ours, *others in slices]
+        return torch.cat(merged).view(tensor.shape)
+
+    return _merge_floating(base, experts, combine)
+
+
+def merge_whole_tensors(base: StateDict, experts: Mapping[str, StateDict], rule: Rule) -> dict[str, Tensor]:
+    """Apply a rule that needs all of a tensor at once (a norm, an angle, singular values); else as `merge_tensors`.
+
+    Args:
+        base: The pretrained weights.
+        experts: As `read_experts` returns them; the rule sees them stacked in this order.
+        rule: Given a tensor of the base with `shape` and the experts' with `(n, *shape)`, makes one with `shape`. It
+            never sees a tensor without elements: there is nothing to merge in it.
+
+    Raises:
+        MergeError: a tensor is complex, or its merge is not finite.
+    """
+
+    def combine(name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Tensor:
+        return _apply(rule, name, tensor, theirs) if tensor.numel() else tensor.clone()
+
+    return _merge_floating(base, experts, combine)
+
+
+def _apply(rule: Rule, name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Tensor:
+    return rule(name, wide(tensor), torch.stack([wide(one) for one in theirs])).to(tensor.dtype)
+
+
+def _merge_floating(base: StateDict, experts: Mapping[str, StateDict], combine: _Combine) -> dict[str, Tensor]:
+    """Combine every distinct floating-point tensor with the experts' of its name; copy the others from the base."""
+
     def merge(name: str, tensor: Tensor) -> Tensor:
         if tensor.is_complex():
             raise MergeError(f"tensor {name!r} is {tensor.dtype}: only real tensors can be merged")
         if not tensor.is_floating_point():
             return tensor.clone()
-        inputs = {"the base": tensor} | {f"expert {key!r}": expert[name] for key, expert in experts.items()}
-        slices = zip(*(torch.split(source.flatten(), _ELEMENTS_AT_ONCE) for source in inputs.values()), strict=True)
-        merged = [
-            rule(name, wide(ours), torch.stack([wide(one) for one in theirs])).to(tensor.dtype)
-            for ours, *theirs in slices
-        ]
-        return _finite(name, torch.cat(merged).view(tensor.shape), inputs)
+        theirs = {f"expert {key!r}": expert[name] for key, expert in experts.items()}
+        return _finite(name, combine(name, tensor, list(theirs.values())), {"the base": tensor} | theirs)
 
     return _for_distinct(base, merge)
 

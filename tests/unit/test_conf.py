@@ -35,6 +35,10 @@ REQUIRED = {
     ("dataset", "table"): ["{node}.path=digits.csv", "{node}.target=digit"],
     ("model", "checkpoint"): ["{node}.path=merged.safetensors"],
     ("model", "expert"): ["{node}.name=mnist"],
+    ("model", "nuslerp"): ["{node}.start=mnist", "{node}.end=optdigits"],
+    ("model", "slerp"): ["{node}.end=mnist"],
+    ("model", "tall_mask"): ["{node}.name=mnist"],
+    ("model", "wise_ft"): ["{node}.name=mnist"],
     ("task", "classification"): ["dataset@{node}.data=mnist"],
     ("taskpool", "file"): ["{node}.path={pool}"],
 }

@@ -1,0 +1,61 @@
+"""DARE: drop task-vector values at random, rescale the others, and merge what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fusion_eval.merging.chance import drawing
+from fusion_eval.merging.consensus import Consensus, combine, require_consensus
+from fusion_eval.merging.experts import read_experts
+from fusion_eval.merging.hyperparameters import require_density, require_finite, require_seed
+from fusion_eval.merging.method import StateDict
+from fusion_eval.merging.tensors import merge_whole_tensors
+
+__all__ = ["Dare"]
+
+
+@dataclass(frozen=True)
+class Dare:
+    """Drop And REscale (arXiv 2311.03099, section 3): `base + scaling * consensus_t(mask_t * vector_t / density)`.
+
+    Each value of a task vector is dropped with the probability `p = 1 - density`, independently of all others, and
+    the rest is divided by `1 - p`, so that its expectation stays. mergekit's `rescale` restores the L1 norm that
+    each tensor had instead, which is no longer unbiased.
+
+    Attributes:
+        scaling: The scaling coefficient of the combined task vector, as in `TaskArithmetic` or, for "ties", `Ties`.
+        density: The probability to be kept, in (0, 1], one minus the drop rate. The paper finds that large language
+            models bear drop rates of 0.9 and more; others bear less, and it searches 0.1 to 0.9 when it merges.
+        consensus: "sum" adds the task vectors, as task arithmetic does; "ties" elects a sign and takes the mean of
+            those that agree, as TIES does, the random drop taking the place of its trimming.
+        seed: Of the drops. Equal seeds give equal bits, whatever else the machine does.
+
+    Raises:
+        ConfigError: a hyper-parameter is out of range.
+    """
+
+    scaling: float = 0.3
+    density: float = 0.5
+    consensus: Consensus = "sum"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_finite(self, "scaling")
+        require_density(self)
+        require_consensus(self)
+        require_seed(self)
+
+    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
+        """Merge; see `MergingMethod`. Takes the memory of all experts and of a few times one tensor of each."""
+        experts = read_experts(base, experts)
+        uniform = drawing(self.seed, base, experts)
+
+        def add(name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
+            kept = uniform(name, stacked) < self.density
+            # Products, not a selection: NaN in a dropped value stays, to be found in the result.
+            return tensor + self.scaling * combine((stacked - tensor) * kept / self.density, self.consensus)
+
+        return merge_whole_tensors(base, experts, add)

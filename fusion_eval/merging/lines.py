@@ -1,0 +1,111 @@
+"""LiNeS: what any method adds to the base, scaled by the depth of the layer."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fusion_eval.errors import ConfigError
+from fusion_eval.merging.experts import read_experts
+from fusion_eval.merging.hyperparameters import require_finite
+from fusion_eval.merging.method import MergingMethod, StateDict
+from fusion_eval.merging.task_arithmetic import TaskArithmetic
+from fusion_eval.merging.tensors import distinct_names, merge_tensors, wide
+
+__all__ = ["Lines", "relative_depths"]
+
+_BLOCK = re.compile(r"(?:.*?\.)??\d+(?=\.)")  # a name up to the first number between dots
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Layer-increasing Network Scaling (arXiv 2410.17146, section 3) of any method that returns one model.
+
+    Shallow layers, which are general, keep near the base; deep ones take what the tasks need. In block `l` of `L`,
+    `base + (alpha + beta * (l - 1) / (L - 1)) * (merged - base)`; what is in no block, `alpha`. Blocks are told by
+    tensor names, see `relative_depths`.
+
+    Attributes:
+        method: What is scaled, itself with a scaling of 1.
+        alpha: The scaling of the first block. None takes what the paper does for several tasks, the value with which
+            the merged task vector is as large as the mean of the task vectors, in the L1 norm: 1 / experts for task
+            arithmetic with scaling 1.
+        beta: How much more the last block is scaled; the paper chooses it on validation data.
+
+    Raises:
+        ConfigError: `method` is none, or a number is not finite.
+    """
+
+    method: MergingMethod = field(default_factory=lambda: TaskArithmetic(1.0))
+    alpha: float | None = None
+    beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, MergingMethod):
+            raise ConfigError(f"Lines: method must be a merging method, such as TaskArithmetic, got {self.method!r}")
+        if self.alpha is not None:
+            require_finite(self, "alpha")
+        require_finite(self, "beta")
+
+    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
+        """Merge; see `MergingMethod`. Takes the memory of `method`, and of one model more, in float32."""
+        read = read_experts(base, experts) if self.alpha is None else experts
+        merged = self.method(_wide(base), read)
+        alpha = _alpha(base, read, merged) if self.alpha is None else self.alpha
+        depths = relative_depths(base)
+
+        def scale(name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
+            return tensor + (alpha + self.beta * depths[name]) * (stacked[0] - tensor)
+
+        return merge_tensors(base, {"merged": merged}, scale)
+
+
+def relative_depths(names: Iterable[str]) -> dict[str, float]:
+    """Every tensor name to the place of its block among those of its list, from 0 (first, or in no block) to 1 (last).
+
+    The first number that stands between dots is the block, as in `encoder.layers.3.mlp.weight`. What is before it is
+    the list, so that each tower of a model has a depth of its own. Numbers in the name of the list, as the stages of a
+    ResNet have them, are digits before the block: `layer1.0`, `layer1.1`, `layer2.0` are one list.
+
+    Example:
+        >>> relative_depths(["embed.weight", "h.0.weight", "h.1.mlp.0.weight", "h.2.weight", "norm.weight"])
+        {'embed.weight': 0.0, 'h.0.weight': 0.0, 'h.1.mlp.0.weight': 0.5, 'h.2.weight': 1.0, 'norm.weight': 0.0}
+    """
+    depths = {}
+    places: dict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
+    for name in names:
+        depths[name] = 0.0
+        if block := _BLOCK.match(name):
+            places[re.sub(r"\d+", "", block[0])][name] = tuple(int(number) for number in re.findall(r"\d+", block[0]))
+    for place_of in places.values():
+        order = {place: index for index, place in enumerate(sorted(set(place_of.values())))}
+        depths |= {name: order[place] / max(1, len(order) - 1) for name, place in place_of.items()}
+    return depths
+
+
+def _wide(base: StateDict) -> dict[str, Tensor]:
+    """The base in the precision that methods compute in, so that the merge is rounded once; tied weights stay tied."""
+    first_of = distinct_names(base)
+    made = {name: wide(base[name]) if base[name].is_floating_point() else base[name] for name in set(first_of.values())}
+    return {name: made[first] for name, first in first_of.items()}
+
+
+@torch.no_grad()
+def _alpha(base: StateDict, experts: Mapping[str, StateDict], merged: StateDict) -> float:
+    """The L1 norm of the mean of the task vectors over that of the merged one; 0 where that is 0."""
+    names = [name for name in set(distinct_names(base).values()) if base[name].is_floating_point()]
+    ours = math.fsum(_size(merged[name] - wide(base[name])) for name in names)
+    total = (torch.stack([wide(one[name]) for one in experts.values()]) - wide(base[name]) for name in names)
+    return math.fsum(_size(vectors.sum(dim=0)) for vectors in total) / (len(experts) * ours) if ours else 0.0
+
+
+def _size(vector: Tensor) -> float:
+    """The L1 norm; by NumPy, whose sum does not depend on the number of threads."""
+    return float(np.abs(vector.cpu().numpy()).sum(dtype=np.float64))

@@ -1,0 +1,66 @@
+"""SCE: select where the experts differ most, weigh them by their energy there, erase minority signs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fusion_eval.merging.consensus import agrees
+from fusion_eval.merging.experts import read_experts
+from fusion_eval.merging.geometry import inner
+from fusion_eval.merging.hyperparameters import require_density, require_finite
+from fusion_eval.merging.method import StateDict
+from fusion_eval.merging.ranks import at_ranks
+from fusion_eval.merging.tensors import merge_whole_tensors
+
+__all__ = ["Sce"]
+
+
+@dataclass(frozen=True)
+class Sce:
+    """Select, Calculate and Erase (arXiv 2408.07990, section 3, the merging of FuseChat), each tensor on its own.
+
+    Select: of the `m` places where the task vectors have a variance at all, the `max(1, floor(density * m))` of the
+    largest stay, and all that equal the smallest one kept; the rest of every task vector becomes 0. Where no place has
+    one (one expert, or equal ones) all stay. Calculate: an expert weighs as much as the sum of its squares left.
+    Erase: values that oppose the sign of the sum are left out; where the two signs weigh exactly the same none is
+    elected, and the base stays. Merge: `base + scaling *` the weighted mean of the others.
+
+    mergekit's `sce` weighs the experts equally where their squares have a mean below 1e-6, as those of small
+    fine-tunings do, and gives up on a tensor where `density * m` is below 1; with larger values the two are equal.
+
+    Attributes:
+        scaling: The scaling coefficient of the merged task vector; the paper has none, which is 1.
+        density: The share of places that stay, in (0, 1]; the paper takes 0.1 (its tau, in percent, is 10).
+
+    Raises:
+        ConfigError: a hyper-parameter is out of range.
+    """
+
+    scaling: float = 1.0
+    density: float = 0.1
+
+    def __post_init__(self) -> None:
+        require_finite(self, "scaling")
+        require_density(self)
+
+    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
+        """Merge; see `MergingMethod`. Takes the memory of all experts and of one tensor of each in float64, thrice."""
+
+        def add(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
+            vectors = (stacked.double() - tensor.double()).reshape(len(stacked), -1)
+            selected = vectors * self._places(vectors)  # products, not selections: NaN stays, to be found
+            weights = inner(selected, selected) * agrees(selected)
+            total = weights.sum(dim=0)
+            mean = (weights * selected).sum(dim=0) / total.where(total != 0, 1)
+            return (tensor + self.scaling * mean.view(tensor.shape)).to(tensor.dtype)
+
+        return merge_whole_tensors(base, read_experts(base, experts), add)
+
+    def _places(self, vectors: Tensor) -> Tensor:
+        """Where the variance over the experts, the first axis, is among the largest: shape `(d,)`, bool."""
+        variances = vectors.var(dim=0, correction=0)
+        kept = max(1, int(self.density * int(variances.count_nonzero())))
+        return variances >= at_ranks(variances.clone(), len(variances) - kept)[0]

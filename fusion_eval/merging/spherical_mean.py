@@ -1,0 +1,128 @@
+"""Means of many models that keep their length, which the plain mean loses wherever they point apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fusion_eval.errors import ConfigError
+from fusion_eval.merging.experts import read_experts
+from fusion_eval.merging.geometry import direction, inner, length
+from fusion_eval.merging.method import StateDict
+from fusion_eval.merging.tensors import merge_whole_tensors
+
+__all__ = ["KarcherMean", "MultiSlerp"]
+
+_Origin = Literal["base", "zero"]
+
+_NO_DIRECTION = 1e-6  # a mean of directions, or a tangent, that is shorter is the noise of float32 weights
+_CONVERGED = 1e-7  # radians
+_MOST_STEPS = 100
+
+
+@dataclass(frozen=True)
+class MultiSlerp:
+    """The mean direction of the experts times their mean length, each tensor one vector: mergekit's `multislerp`.
+
+    mergekit projects the experts to the tangent space at their mean direction, and averages there with the same
+    weights as that mean. That average is 0 by the definition of the mean, so this closed form is the same merge. Where
+    the directions cancel (mergekit refuses, but for two) it is the plain mean.
+
+    Attributes:
+        origin: What the vectors are taken from: the "base" (task vectors), or "zero" (the weights themselves).
+
+    Raises:
+        ConfigError: `origin` is unknown.
+    """
+
+    origin: _Origin = "base"
+
+    def __post_init__(self) -> None:
+        _require_origin(self)
+
+    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
+        """Merge; see `MergingMethod`. Takes the memory of all experts and of one tensor of each in float64, thrice."""
+        return _merge(base, experts, self.origin, _equal_weights)
+
+
+@dataclass(frozen=True)
+class KarcherMean:
+    """The Karcher mean of the directions times the mean length, each tensor one vector: mergekit's `karcher`.
+
+    The Karcher mean is the point of the sphere whose summed squared angles to the directions are least (Karcher 1977;
+    Buss and Fillmore 2001, "Spherical averages and applications to spherical splines", algorithm A1). Of two it is the
+    middle of the arc. It is iterated until it moves by less than 1e-7 radians, where mergekit stops after 10 steps.
+    Where the directions cancel it is the plain mean, as there are many Karcher means.
+
+    Attributes:
+        origin: What the vectors are taken from: "zero" (the weights themselves, as in mergekit) or the "base" (task
+            vectors).
+
+    Raises:
+        ConfigError: `origin` is unknown.
+    """
+
+    origin: _Origin = "zero"
+
+    def __post_init__(self) -> None:
+        _require_origin(self)
+
+    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
+        """Merge; see `MergingMethod`. Takes the memory of all experts and of one tensor of each in float64, thrice."""
+        return _merge(base, experts, self.origin, _karcher_weights)
+
+
+def _require_origin(method: MultiSlerp | KarcherMean) -> None:
+    if method.origin not in ("base", "zero"):
+        raise ConfigError(f'{type(method).__name__}: origin must be "base" or "zero", got {method.origin!r}')
+
+
+def _merge(
+    base: StateDict, experts: Mapping[str, StateDict], origin: _Origin, weigh: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Merge into the mean length times the direction of a weighted sum of directions, `weigh`ed by their cosines."""
+
+    def turn(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
+        start = tensor.double() if origin == "base" else torch.zeros_like(tensor, dtype=torch.float64)
+        vectors = (stacked.double() - start).reshape(len(stacked), -1)
+        directions = direction(vectors)
+        cosines = inner(directions[:, None], directions[None]).squeeze(-1)
+        if cosines.mean() < _NO_DIRECTION**2:
+            merged = vectors.mean(dim=0)
+        else:
+            weights = weigh(cosines)
+            merged = length(vectors).mean() * direction((weights[:, None] * directions).sum(dim=0))
+        return (start + merged.view(tensor.shape)).to(tensor.dtype)
+
+    return merge_whole_tensors(base, read_experts(base, experts), turn)
+
+
+def _equal_weights(cosines: Tensor) -> Tensor:
+    return torch.full_like(cosines[0], 1 / len(cosines))
+
+
+def _karcher_weights(cosines: Tensor) -> Tensor:
+    """Step to the mean of the directions, as seen from the one so far, until it stands still.
+
+    All points on the way are weighted sums of the directions, so it takes their cosines alone, shape `(n, n)`.
+    """
+
+    def size(weights: Tensor) -> Tensor:
+        return (weights @ cosines @ weights).clamp(min=0).sqrt()
+
+    mean = _equal_weights(cosines)
+    for _ in range(_MOST_STEPS):
+        mean = mean / size(mean)
+        towards = (cosines @ mean).clamp(-1, 1)
+        angles = towards.acos()
+        pull = (angles / angles.sin()).where(angles.sin() > _NO_DIRECTION, 1) / len(cosines)
+        step = pull - (pull * towards).sum() * mean  # the mean of all tangents pull * (direction - towards * mean)
+        angle = size(step)
+        if angle < _CONVERGED:
+            break
+        mean = angle.cos() * mean + angle.sin() / angle * step
+    return mean
