@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 
-from fusion_eval.errors import MergeError
+from fusion_eval.errors import MergeError, suggest
 from fusion_eval.merging.method import StateDict
 from fusion_eval.merging.mismatch import describe_mismatch
 
@@ -30,9 +29,7 @@ def read_expert(name: str, base: StateDict, experts: Mapping[str, StateDict]) ->
         MergeError: no expert has this name, or its keys, shapes or kinds of number are not those of the base.
     """
     if name not in experts:
-        close = get_close_matches(name, list(experts), n=1)
-        guess = f"; did you mean {close[0]!r}?" if close else ";"
-        raise MergeError(f"there is no expert {name!r}{guess} Known: {', '.join(sorted(experts)) or 'none'}")
+        raise MergeError(f"there is no expert {name!r}{suggest(name, experts)}")
     expert = experts[name]
     if mismatch := describe_mismatch(expert, base):
         raise MergeError(f"expert {name!r} does not fit the base: {mismatch}")
