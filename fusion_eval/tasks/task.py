@@ -87,10 +87,9 @@ class Task(ABC):
     def settings(self) -> dict[str, Any]:
         """All that decides the result apart from model, head and data, as plain values."""
         names = [field.name for field in fields(self) if field.name not in ("data", "head")]
-        order = list(self.metrics)  # the first is the primary one
         return {
             "kind": type(self).__qualname__,
-            "order": order,
+            "order": list(self.metrics),  # it decides which one is the primary
             **{name: to_config(getattr(self, name)) for name in names},
         }
 

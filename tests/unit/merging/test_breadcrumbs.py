@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from fusion_eval.errors import ConfigError, MergeError
 from fusion_eval.merging import TaskArithmetic, Ties
@@ -19,27 +18,12 @@ from fusion_eval.merging.breadcrumbs import Breadcrumbs
 ORACLES = Path(__file__).parents[2] / "oracles"
 
 
-def read(file, model):
-    tensors = load_file(ORACLES / file)
-    return {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{model}/")}
-
-
-@pytest.fixture(scope="module")
-def base():
-    return read("merging.safetensors", "base")
-
-
-@pytest.fixture(scope="module")
-def experts():
-    return {name: read("merging.safetensors", name) for name in ("one", "two", "three")}
-
-
 @pytest.mark.parametrize(("recipe", "consensus"), [("breadcrumbs", "sum"), ("breadcrumbs_ties", "ties")])
-def test_mergekit(base, experts, recipe, consensus):
+def test_mergekit(base, experts, recipe, consensus, oracle):
     with safe_open(ORACLES / "mergekit.safetensors", "pt") as file:
         options = json.loads(file.metadata()["recipes"])[recipe]["options"]
     method = Breadcrumbs(options.get("lambda", 1.0), options["density"], options["gamma"], consensus)
-    torch.testing.assert_close(method(base, experts), read("mergekit.safetensors", recipe), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(method(base, experts), oracle("mergekit.safetensors", recipe), rtol=1e-6, atol=1e-7)
 
 
 @settings(max_examples=40, deadline=None)

@@ -7,35 +7,17 @@ the merge of what was kept, is compared given the same drops.
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from scipy import stats
 
 from fusion_eval.errors import ConfigError, MergeError
 from fusion_eval.merging import TaskArithmetic, Ties
 from fusion_eval.merging.dare import Dare
-
-FIXTURE = Path(__file__).parents[2] / "oracles" / "merging.safetensors"
-
-
-def read(model):
-    return {key.partition("/")[2]: t for key, t in load_file(FIXTURE).items() if key.startswith(f"{model}/")}
-
-
-@pytest.fixture(scope="module")
-def base():
-    return read("base")
-
-
-@pytest.fixture(scope="module")
-def experts():
-    return {name: read(name) for name in ("one", "two", "three")}
 
 
 def kept(name, shape, density, seed=0):

@@ -1,33 +1,14 @@
 """Model Stock against mergekit (tests/oracles), its equation in NumPy, and the ends of its range."""
 
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from fusion_eval.errors import MergeError
 from fusion_eval.merging import Average
 from fusion_eval.merging.model_stock import ModelStock
-
-ORACLES = Path(__file__).parents[2] / "oracles"
-
-
-def read(file, model):
-    tensors = load_file(ORACLES / file)
-    return {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{model}/")}
-
-
-@pytest.fixture(scope="module")
-def base():
-    return read("merging.safetensors", "base")
-
-
-@pytest.fixture(scope="module")
-def experts():
-    return {name: read("merging.safetensors", name) for name in ("one", "two", "three")}
 
 
 def assert_same(merged, expected, **tolerance):
@@ -40,8 +21,8 @@ def named(*vectors):
     return {str(i): {"w": torch.as_tensor(vector)} for i, vector in enumerate(vectors)}
 
 
-def test_mergekit(base, experts):
-    assert_same(ModelStock()(base, experts), read("mergekit.safetensors", "model_stock"), rtol=1e-5, atol=1e-6)
+def test_mergekit(base, experts, oracle):
+    assert_same(ModelStock()(base, experts), oracle("mergekit.safetensors", "model_stock"), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])

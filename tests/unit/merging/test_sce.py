@@ -1,33 +1,13 @@
 """SCE against mergekit (tests/oracles) and a plain Python transcription of its steps."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from fusion_eval.errors import ConfigError, MergeError
 from fusion_eval.merging.sce import Sce
-
-ORACLES = Path(__file__).parents[2] / "oracles"
-
-
-def read(file, model):
-    tensors = load_file(ORACLES / file)
-    return {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{model}/")}
-
-
-@pytest.fixture(scope="module")
-def base():
-    return read("merging.safetensors", "base")
-
-
-@pytest.fixture(scope="module")
-def experts():
-    return {name: read("merging.safetensors", name) for name in ("one", "two", "three")}
 
 
 def assert_same(merged, expected, **tolerance):
@@ -41,8 +21,8 @@ def named(*vectors):
 
 
 @pytest.mark.parametrize(("recipe", "density"), [("sce_0.5", 0.5), ("sce_1", 1.0)])
-def test_mergekit(base, experts, recipe, density):
-    assert_same(Sce(density=density)(base, experts), read("mergekit.safetensors", recipe), rtol=1e-5, atol=1e-6)
+def test_mergekit(base, experts, recipe, density, oracle):
+    assert_same(Sce(density=density)(base, experts), oracle("mergekit.safetensors", recipe), rtol=1e-5, atol=1e-6)
 
 
 def literal_sce(base, experts, scaling, density):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from scipy.optimize import minimize
 from scipy.spatial import geometric_slerp
 
@@ -28,21 +27,6 @@ PAIRS = [
 ]
 METHODS = [*MEANS, *PAIRS]
 parametrize = pytest.mark.parametrize
-
-
-def read(file, model):
-    tensors = load_file(ORACLES / file)
-    return {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{model}/")}
-
-
-@pytest.fixture(scope="module")
-def base():
-    return read("merging.safetensors", "base")
-
-
-@pytest.fixture(scope="module")
-def experts():
-    return {name: read("merging.safetensors", name) for name in ("one", "two", "three")}
 
 
 def assert_same(merged, expected, **tolerance):
@@ -69,8 +53,8 @@ def pair(*vectors):
         ("karcher", KarcherMean()),
     ],
 )
-def test_mergekit(base, experts, recipe, method):
-    assert_same(method(base, experts), read("mergekit.safetensors", recipe), rtol=1e-5, atol=1e-6)
+def test_mergekit(base, experts, recipe, method, oracle):
+    assert_same(method(base, experts), oracle("mergekit.safetensors", recipe), rtol=1e-5, atol=1e-6)
 
 
 @parametrize("t", [0.0, 0.1, 0.5, 0.93, 1.0])

@@ -1,38 +1,18 @@
 """WiSE-FT against mergekit's linear merge of base and expert (tests/oracles), its two ends, and its refusals."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from fusion_eval.errors import ConfigError, MergeError
 from fusion_eval.merging import Expert, TaskArithmetic
 from fusion_eval.merging.wise_ft import WiseFt
 
-ORACLES = Path(__file__).parents[2] / "oracles"
 
-
-def read(file, model):
-    tensors = load_file(ORACLES / file)
-    return {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{model}/")}
-
-
-@pytest.fixture(scope="module")
-def base():
-    return read("merging.safetensors", "base")
-
-
-@pytest.fixture(scope="module")
-def experts():
-    return {name: read("merging.safetensors", name) for name in ("one", "two", "three")}
-
-
-def test_mergekit(base, experts):
+def test_mergekit(base, experts, oracle):
     merged = WiseFt("two", 0.3)(base, experts)
-    torch.testing.assert_close(merged, read("mergekit.safetensors", "wise_ft"), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(merged, oracle("mergekit.safetensors", "wise_ft"), rtol=1e-6, atol=1e-7)
 
 
 def test_the_ends_are_the_base_and_the_expert_to_the_bit(base, experts):
