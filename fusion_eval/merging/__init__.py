@@ -18,16 +18,18 @@ from fusion_eval.merging.dare import Dare
 from fusion_eval.merging.della import Della
 from fusion_eval.merging.isotropic import IsoC, IsoCTS
 from fusion_eval.merging.lines import Lines
-from fusion_eval.merging.method import MergingMethod, StateDict
+from fusion_eval.merging.method import MergingMethod
 from fusion_eval.merging.model_stock import ModelStock
 from fusion_eval.merging.pcb import PcbMerging
 from fusion_eval.merging.reference import Base, Expert
 from fusion_eval.merging.sce import Sce
 from fusion_eval.merging.slerp import NuSlerp, Slerp
 from fusion_eval.merging.spherical_mean import KarcherMean, MultiSlerp
+from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.tall_masks import ConsensusTaskArithmetic, TallMask
 from fusion_eval.merging.task_arithmetic import TaskArithmetic
 from fusion_eval.merging.task_singular_vectors import TsvMerge
+from fusion_eval.merging.task_vector import TaskVectorMethod
 from fusion_eval.merging.ties import Ties
 from fusion_eval.merging.wise_ft import WiseFt
 from fusion_eval.merging.wudi import WudiMerging
@@ -49,11 +51,13 @@ __all__ = [
     "MultiSlerp",
     "NuSlerp",
     "PcbMerging",
+    "PerTaskMethod",
     "Sce",
     "Slerp",
     "StateDict",
     "TallMask",
     "TaskArithmetic",
+    "TaskVectorMethod",
     "Ties",
     "TsvMerge",
     "WiseFt",

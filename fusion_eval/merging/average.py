@@ -3,40 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from fusion_eval.errors import MergeError
+from fusion_eval.merging.consensus import weigh
 from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.hyperparameters import require_finite
-from fusion_eval.merging.method import StateDict
-from fusion_eval.merging.tensors import merge_tensors
+from fusion_eval.merging.method import MergingMethod
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.tensors import Tensors, merge_tensors
+from fusion_eval.merging.weights import expert_weights, require_weights
 
 __all__ = ["Average"]
 
 
 @dataclass(frozen=True)
-class Average:
-    """The mean of the experts, each weighing the same: the "uniform soup" of arXiv 2203.05482, section 2.
+class Average(MergingMethod):
+    """The mean of the experts: with equal weights the "uniform soup" of arXiv 2203.05482, section 2.
 
     Attributes:
         scaling: How far to go from the base (0) to the mean (1, exactly), or beyond, so that a sweep over scaling
             coefficients can include the average. It is task arithmetic with a scaling of `scaling / experts`.
+        weights: Expert name to its weight in the mean, `sum_t w_t * expert_t / sum_t w_t`; 1 for those not named.
 
     Raises:
-        ConfigError: `scaling` is not a finite number.
+        ConfigError: `scaling` or a weight is not a finite number.
     """
 
     scaling: float = 1.0
+    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")
+        require_weights(self)
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`."""
+    def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
+        """Merge; see `MergingMethod`.
+
+        Raises:
+            MergeError: the weights add up to 0.
+        """
+        read = read_experts(base, experts)
+        weights = expert_weights(self.weights, read)
+        if weights is not None and weights.sum() == 0:
+            raise MergeError(f"Average: the weights add up to 0: {dict(self.weights)}")
 
         def move(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
-            mean = stacked.mean(dim=0)
+            mean = stacked.mean(dim=0) if weights is None else weigh(stacked, weights / weights.sum()).sum(dim=0)
             return mean if self.scaling == 1 else tensor + self.scaling * (mean - tensor)
 
-        return merge_tensors(base, read_experts(base, experts), move)
+        return merge_tensors(base, read, move)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fusion_eval.errors import ConfigError
 from fusion_eval.merging.consensus import Consensus, combine, require_consensus
-from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.hyperparameters import require_density, require_finite, require_share
-from fusion_eval.merging.method import StateDict
 from fusion_eval.merging.ranks import at_ranks
-from fusion_eval.merging.tensors import merge_whole_tensors
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.task_vector import TaskVectorMethod
+from fusion_eval.merging.tensors import Rule
+from fusion_eval.merging.weights import expert_weights, require_weights
 
 __all__ = ["Breadcrumbs"]
 
 
 @dataclass(frozen=True)
-class Breadcrumbs:
+class Breadcrumbs(TaskVectorMethod):
     """Model Breadcrumbs (arXiv 2312.06795, section 3): `base + scaling * sum_t (mask_t * (expert_t - base))`.
 
     Of the `n` values of a tensor of a task vector the `floor(outliers * n)` largest magnitudes are masked as outliers;
@@ -34,6 +36,7 @@ class Breadcrumbs:
         outliers: The share of each tensor that is masked for being too large, in [0, 1 - density].
         consensus: "sum" adds the task vectors, as the paper does; "ties" elects a sign and takes the mean of those
             that agree, as mergekit's `breadcrumbs_ties` does.
+        weights: Expert name to its weight, which multiplies its task vector; 1 for those not named.
 
     Raises:
         ConfigError: a hyper-parameter is out of range.
@@ -43,6 +46,8 @@ class Breadcrumbs:
     density: float = 0.1
     outliers: float = 0.01
     consensus: Consensus = "sum"
+    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
+    whole_tensors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")
@@ -53,16 +58,18 @@ class Breadcrumbs:
                 f"Breadcrumbs: density {self.density} and outliers {self.outliers} are more than 1 together"
             )
         require_consensus(self)
+        require_weights(self)
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`. Takes the memory of all experts and of a few times one tensor of each."""
+    def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
+        """Mask and combine; see `TaskVectorMethod`. Takes a few times one tensor of every expert."""
+        weights = expert_weights(self.weights, experts)
 
-        def add(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
+        def merge(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
             vectors = stacked - tensor
             masked = torch.stack([vector * self._mask(vector) for vector in vectors])  # NaN stays, to be found
-            return tensor + self.scaling * combine(masked, self.consensus)
+            return combine(masked, self.consensus, weights)
 
-        return merge_whole_tensors(base, read_experts(base, experts), add)
+        return merge
 
     def _mask(self, vector: Tensor) -> Tensor:
         """Which values stay, shape as given, bool."""

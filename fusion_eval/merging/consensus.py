@@ -8,15 +8,15 @@ from torch import Tensor
 
 from fusion_eval.errors import ConfigError
 
-__all__ = ["Consensus", "agrees", "combine", "disjoint_mean", "require_consensus"]
+__all__ = ["Consensus", "agrees", "combine", "disjoint_mean", "require_consensus", "weigh"]
 
 Consensus = Literal["sum", "ties"]
 """The sum of the task vectors, or their `disjoint_mean`."""
 
 
-def combine(vectors: Tensor, consensus: Consensus) -> Tensor:
-    """One task vector of several: shape `(n, ...)` to `(...)`."""
-    return disjoint_mean(vectors) if consensus == "ties" else vectors.sum(dim=0)
+def combine(vectors: Tensor, consensus: Consensus, weights: Tensor | None = None) -> Tensor:
+    """One task vector of several: shape `(n, ...)` to `(...)`; weights as `expert_weights` returns them."""
+    return disjoint_mean(vectors, weights) if consensus == "ties" else weigh(vectors, weights).sum(dim=0)
 
 
 def require_consensus(method: object, field: str = "consensus") -> None:
@@ -30,22 +30,34 @@ def require_consensus(method: object, field: str = "consensus") -> None:
         raise ConfigError(f'{type(method).__name__}: {field} must be "sum" or "ties", got {value!r}')
 
 
-def disjoint_mean(vectors: Tensor) -> Tensor:
+def weigh(vectors: Tensor, weights: Tensor | None) -> Tensor:
+    """Each task vector times its weight: shapes `(n, ...)` and `(n,)` to `(n, ...)`; None: as they are."""
+    return vectors if weights is None else vectors * _beside(vectors, weights)
+
+
+def disjoint_mean(vectors: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean over the task vectors of the values that are not 0 and have the elected sign.
 
     Args:
         vectors: Task vectors, trimmed or not, shape `(n, ...)`.
+        weights: Shape `(n,)`: with what each votes for a sign and counts in the mean; None: all the same.
 
     Returns:
         Shape `(...)`; 0 where no value has the elected sign (arXiv 2306.01708, algorithm 1).
 
     Example:
         >>> import torch
-        >>> disjoint_mean(torch.tensor([[3.0, 1.0, 0.0], [1.0, -3.0, 0.0], [0.0, -1.0, 0.0]]))
+        >>> vectors = torch.tensor([[3.0, 1.0, 0.0], [1.0, -3.0, 0.0], [0.0, -1.0, 0.0]])
+        >>> disjoint_mean(vectors)
         tensor([ 2., -2.,  0.])
+        >>> disjoint_mean(vectors, torch.tensor([3.0, 1.0, 1.0]))
+        tensor([ 2.5000, -2.0000,  0.0000])
     """
-    agreeing = agrees(vectors)
-    return (vectors * agreeing).sum(dim=0) / agreeing.sum(dim=0).clamp(min=1)
+    weighted = weigh(vectors, weights)
+    agreeing = agrees(weighted)
+    counts = agreeing if weights is None else agreeing * _beside(vectors, weights)
+    total = counts.sum(dim=0)
+    return (weighted * agreeing).sum(dim=0) / total.where(total != 0, 1)
 
 
 def agrees(vectors: Tensor) -> Tensor:
@@ -55,3 +67,7 @@ def agrees(vectors: Tensor) -> Tensor:
     than select, so that NaN stays, to be found in the result.
     """
     return vectors.sign() * vectors.sum(dim=0).sign() > 0
+
+
+def _beside(vectors: Tensor, weights: Tensor) -> Tensor:
+    return weights.to(vectors).view(-1, *(1,) * (vectors.ndim - 1))

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
 from fusion_eval.merging.chance import drawing
 from fusion_eval.merging.consensus import Consensus, combine, require_consensus
-from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.hyperparameters import require_density, require_finite, require_seed
-from fusion_eval.merging.method import StateDict
-from fusion_eval.merging.tensors import merge_whole_tensors
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.task_vector import TaskVectorMethod
+from fusion_eval.merging.tensors import Rule
+from fusion_eval.merging.weights import expert_weights, require_weights
 
 __all__ = ["Dare"]
 
 
 @dataclass(frozen=True)
-class Dare:
+class Dare(TaskVectorMethod):
     """Drop And REscale (arXiv 2311.03099, section 3): `base + scaling * consensus_t(mask_t * vector_t / density)`.
 
     Each value of a task vector is dropped with the probability `p = 1 - density`, independently of all others, and
@@ -32,6 +34,7 @@ class Dare:
         consensus: "sum" adds the task vectors, as task arithmetic does; "ties" elects a sign and takes the mean of
             those that agree, as TIES does, the random drop taking the place of its trimming.
         seed: Of the drops. Equal seeds give equal bits, whatever else the machine does.
+        weights: Expert name to its weight, which multiplies its task vector; 1 for those not named.
 
     Raises:
         ConfigError: a hyper-parameter is out of range.
@@ -41,21 +44,24 @@ class Dare:
     density: float = 0.5
     consensus: Consensus = "sum"
     seed: int = 0
+    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
+    whole_tensors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")
         require_density(self)
         require_consensus(self)
         require_seed(self)
+        require_weights(self)
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`. Takes the memory of all experts and of a few times one tensor of each."""
-        experts = read_experts(base, experts)
+    def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
+        """Drop, rescale, combine; see `TaskVectorMethod`. Takes a few times one tensor of every expert."""
+        weights = expert_weights(self.weights, experts)
         uniform = drawing(self.seed, base, experts)
 
-        def add(name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
+        def merge(name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
             kept = uniform(name, stacked) < self.density
             # Products, not a selection: NaN in a dropped value stays, to be found in the result.
-            return tensor + self.scaling * combine((stacked - tensor) * kept / self.density, self.consensus)
+            return combine((stacked - tensor) * kept / self.density, self.consensus, weights)
 
-        return merge_whole_tensors(base, experts, add)
+        return merge

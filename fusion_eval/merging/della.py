@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,16 +12,17 @@ from torch import Tensor
 from fusion_eval.errors import ConfigError
 from fusion_eval.merging.chance import drawing
 from fusion_eval.merging.consensus import Consensus, combine, require_consensus
-from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.hyperparameters import require_density, require_finite, require_seed, require_share
-from fusion_eval.merging.method import StateDict
-from fusion_eval.merging.tensors import merge_whole_tensors
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.task_vector import TaskVectorMethod
+from fusion_eval.merging.tensors import Rule
+from fusion_eval.merging.weights import expert_weights, require_weights
 
 __all__ = ["Della"]
 
 
 @dataclass(frozen=True)
-class Della:
+class Della(TaskVectorMethod):
     """Drop, ELect, fuse with magnitude-bAsed pruning (arXiv 2406.11617, section 3).
 
     Drop (MagPrune): in every row of a weight the values of a task vector are ranked by magnitude, `r = 0` the largest
@@ -40,6 +42,7 @@ class Della:
         consensus: "ties" elects a sign and takes the mean of those that agree, as the paper does; "sum" adds the task
             vectors, as mergekit's `della_linear` does.
         seed: Of the drops. Equal seeds give equal bits, whatever else the machine does.
+        weights: Expert name to its weight, which multiplies its task vector; 1 for those not named.
 
     Raises:
         ConfigError: a hyper-parameter is out of range.
@@ -50,6 +53,8 @@ class Della:
     window: float = 0.2
     consensus: Consensus = "ties"
     seed: int = 0
+    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
+    whole_tensors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")
@@ -61,19 +66,20 @@ class Della:
             )
         require_consensus(self)
         require_seed(self)
+        require_weights(self)
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`. Takes the memory of all experts and of several times one tensor of each."""
-        experts = read_experts(base, experts)
+    def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
+        """Drop, elect, fuse; see `TaskVectorMethod`. Takes several times one tensor of every expert."""
+        weights = expert_weights(self.weights, experts)
         uniform = drawing(self.seed, base, experts)
 
-        def add(name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
+        def merge(name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
             vectors = stacked - tensor
             keep = self._probabilities(vectors)
             kept = uniform(name, stacked) < keep
-            return tensor + self.scaling * combine(vectors * kept / keep, self.consensus)  # NaN stays, to be found
+            return combine(vectors * kept / keep, self.consensus, weights)  # NaN stays, to be found
 
-        return merge_whole_tensors(base, experts, add)
+        return merge
 
     def _probabilities(self, vectors: Tensor) -> Tensor:
         """Of each value of `n` task vectors, shape `(n, ...)`, to be kept."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fusion_eval.errors import MergeError, suggest
-from fusion_eval.merging.method import StateDict
 from fusion_eval.merging.mismatch import describe_mismatch
+from fusion_eval.merging.state_dict import StateDict
 
 __all__ = ["read_expert", "read_experts"]
 

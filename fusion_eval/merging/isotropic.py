@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from fusion_eval.merging.hyperparameters import require_finite, require_share
-from fusion_eval.merging.matrices import decompose, merge_matrices, orthogonalize
-from fusion_eval.merging.method import StateDict
+from fusion_eval.merging.matrices import decompose, matrix_rule, orthogonalize
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.task_vector import TaskVectorMethod
+from fusion_eval.merging.tensors import Rule
 
 __all__ = ["IsoC", "IsoCTS"]
 
 
 @dataclass(frozen=True)
-class IsoC:
+class IsoC(TaskVectorMethod):
     """Isotropic merging in the common subspace (Iso-C; arXiv 2502.04959, section 4.1).
 
     The task vectors of a weight matrix are summed, `sum_t (expert_t - base) = U diag(s) V'`, and the singular values
@@ -37,17 +40,18 @@ class IsoC:
 
     scaling: float = 1.0
     flatten_kernels: bool = False
+    whole_tensors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`. Takes the memory of one tensor of all experts, in float64."""
-        return merge_matrices(base, experts, self.scaling, self.flatten_kernels, _sum_isotropic)
+    def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
+        """See `TaskVectorMethod`. Takes the memory of one tensor of all experts, in float64."""
+        return matrix_rule(_sum_isotropic, self.flatten_kernels)
 
 
 @dataclass(frozen=True)
-class IsoCTS:
+class IsoCTS(TaskVectorMethod):
     """Isotropic merging in common and task-specific subspaces (Iso-CTS; arXiv 2502.04959, section 4.2, algorithm 1).
 
     As Iso-C, but only the largest singular directions of the sum, the common subspace, are kept. The others are
@@ -68,14 +72,15 @@ class IsoCTS:
     scaling: float = 1.0
     common: float = 0.8
     flatten_kernels: bool = False
+    whole_tensors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")
         require_share(self, "common")
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`. Takes the memory of one tensor of all experts, in float64."""
-        return merge_matrices(base, experts, self.scaling, self.flatten_kernels, self._combine)
+    def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
+        """See `TaskVectorMethod`. Takes the memory of one tensor of all experts, in float64."""
+        return matrix_rule(self._combine, self.flatten_kernels)
 
     def _combine(self, vectors: Tensor) -> Tensor:
         directions = min(vectors.shape[1:])

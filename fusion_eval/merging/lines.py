@@ -15,9 +15,10 @@ from torch import Tensor
 from fusion_eval.errors import ConfigError
 from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.hyperparameters import require_finite
-from fusion_eval.merging.method import MergingMethod, StateDict
+from fusion_eval.merging.method import MergingMethod
+from fusion_eval.merging.state_dict import StateDict, floating_names, wide
 from fusion_eval.merging.task_arithmetic import TaskArithmetic
-from fusion_eval.merging.tensors import distinct_names, merge_tensors, wide
+from fusion_eval.merging.tensors import Tensors
 
 __all__ = ["Lines", "relative_depths"]
 
@@ -25,7 +26,7 @@ _BLOCK = re.compile(r"(?:.*?\.)??\d+(?=\.)")  # a name up to the first number be
 
 
 @dataclass(frozen=True)
-class Lines:
+class Lines(MergingMethod):
     """Layer-increasing Network Scaling (arXiv 2410.17146, section 3) of any method that returns one model.
 
     Shallow layers, which are general, keep near the base; deep ones take what the tasks need. In block `l` of `L`,
@@ -54,17 +55,16 @@ class Lines:
             require_finite(self, "alpha")
         require_finite(self, "beta")
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`. Takes the memory of `method`, and of one model more, in float32."""
-        read = read_experts(base, experts) if self.alpha is None else experts
-        merged = self.method(_wide(base), read)
-        alpha = _alpha(base, read, merged) if self.alpha is None else self.alpha
+    def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
+        """Merge; see `MergingMethod`. Takes what `method` does, and without `alpha` one model more, in float32."""
         depths = relative_depths(base)
-
-        def scale(name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
-            return tensor + (alpha + self.beta * depths[name]) * (stacked[0] - tensor)
-
-        return merge_tensors(base, {"merged": merged}, scale)
+        if self.alpha is not None:
+            merged, alpha = self.method.stream(base, experts), self.alpha
+        else:
+            read = read_experts(base, experts)
+            whole = dict(self.method.stream(base, read))
+            merged, alpha = iter(whole.items()), _alpha(base, read, whole)
+        return ((name, _scale(wide(base[name]), tensor, alpha + self.beta * depths[name])) for name, tensor in merged)
 
 
 def relative_depths(names: Iterable[str]) -> dict[str, float]:
@@ -90,17 +90,15 @@ def relative_depths(names: Iterable[str]) -> dict[str, float]:
     return depths
 
 
-def _wide(base: StateDict) -> dict[str, Tensor]:
-    """The base in the precision that methods compute in, so that the merge is rounded once; tied weights stay tied."""
-    first_of = distinct_names(base)
-    made = {name: wide(base[name]) if base[name].is_floating_point() else base[name] for name in set(first_of.values())}
-    return {name: made[first] for name, first in first_of.items()}
+@torch.no_grad()
+def _scale(base: Tensor, merged: Tensor, scaling: float) -> Tensor:
+    return base + scaling * (merged - base) if merged.is_floating_point() else merged
 
 
 @torch.no_grad()
 def _alpha(base: StateDict, experts: Mapping[str, StateDict], merged: StateDict) -> float:
     """The L1 norm of the mean of the task vectors over that of the merged one; 0 where that is 0."""
-    names = [name for name in set(distinct_names(base).values()) if base[name].is_floating_point()]
+    names = floating_names(base)
     ours = math.fsum(_size(merged[name] - wide(base[name])) for name in names)
     total = (torch.stack([wide(one[name]) for one in experts.values()]) - wide(base[name]) for name in names)
     return math.fsum(_size(vectors.sum(dim=0)) for vectors in total) / (len(experts) * ours) if ours else 0.0

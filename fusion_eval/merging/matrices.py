@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from fusion_eval.merging.experts import read_experts
-from fusion_eval.merging.method import StateDict
-from fusion_eval.merging.tensors import merge_whole_tensors
+from fusion_eval.merging.tensors import Rule
 
-__all__ = ["MatrixRule", "SingularVectors", "decompose", "merge_matrices", "orthogonalize"]
+__all__ = ["MatrixRule", "SingularVectors", "decompose", "matrix_rule", "orthogonalize"]
 
 MatrixRule = Callable[[Tensor], Tensor]
 """Combines the task vectors of one layer, shape `(experts, rows, columns)`, float64, into one, `(rows, columns)`."""
@@ -21,31 +19,26 @@ SingularVectors = tuple[Tensor, Tensor, Tensor]
 """Left singular vectors, `(rows, k)`; singular values, `(k,)`; right singular vectors, transposed, `(k, columns)`."""
 
 
-def merge_matrices(
-    base: StateDict, experts: Mapping[str, StateDict], scaling: float, flatten_kernels: bool, rule: MatrixRule
-) -> dict[str, Tensor]:
-    """Add to each matrix of the base `scaling` times what the rule makes of its task vectors, to all else their mean.
+def matrix_rule(combine: MatrixRule, flatten_kernels: bool) -> Rule:
+    """A rule for whole tensors that merges the task vectors of each matrix, and takes the mean of all others.
 
     It computes in float64, as singular vectors of near singular values are sensitive to rounding, and on the CPU with
     one thread, as linear algebra libraries round in another order with another number of threads.
 
     Args:
-        base: The pretrained weights.
-        experts: As the method got them.
-        scaling: The scaling coefficient.
+        combine: What the method does to a matrix. It never sees NaN or Inf, which have no singular values.
         flatten_kernels: Convolution kernels are matrices too, of shape `(out channels, everything else)`.
-        rule: What the method does to a matrix. It never sees NaN or Inf, which have no singular values.
     """
 
-    def add(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
+    def merge(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
         vectors = stacked.double() - tensor.double()
         is_matrix = tensor.dim() == 2 or (flatten_kernels and tensor.dim() > 2)
-        if is_matrix and bool(vectors.isfinite().all()):
-            return tensor + scaling * rule(vectors.flatten(2)).view(tensor.shape)
-        return tensor + scaling * vectors.mean(dim=0)
+        if not is_matrix or not bool(vectors.isfinite().all()):
+            return vectors.mean(dim=0)
+        with _one_thread():
+            return combine(vectors.flatten(2)).view(tensor.shape)
 
-    with _one_thread():
-        return merge_whole_tensors(base, read_experts(base, experts), add)
+    return merge
 
 
 @contextmanager

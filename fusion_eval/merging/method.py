@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-__all__ = ["MergingMethod", "StateDict"]
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.stream import finished
 
-StateDict = Mapping[str, Tensor]
-"""Tensor names to tensors, as `nn.Module.state_dict()` returns them."""
+__all__ = ["MergingMethod", "PerTaskMethod"]
 
 
-@runtime_checkable
-class MergingMethod(Protocol):
-    """A frozen dataclass whose fields are the hyper-parameters, called with state dicts that lie in memory.
+class MergingMethod(ABC):
+    """A frozen dataclass whose fields are the hyper-parameters. A method of your own defines `stream`.
 
     Every method of this package merges the floating-point tensors, 0-d ones included, in float32 (float64 where an
-    input has float64), and rounds once, to the dtype of the base. Integer and boolean tensors (step counters, masks,
-    quantised weights) have no meaningful combination: they are the base's. Weights that are tied in `base`, two names
-    for one memory, are one tensor: merged once, and tied in the result. The order of keys and of experts is immaterial.
+    input has float64), and is rounded once, to the dtype of the base unless another is asked for. Integer and boolean
+    tensors (step counters, masks, quantised weights) are no matter of a method: whoever collects the stream copies
+    them from the base, or averages them. Weights that are tied in `base`, two names for one memory, are one tensor:
+    merged once, and tied in the result. The order of keys and of experts is immaterial.
     """
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge.
+    @abstractmethod
+    def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Iterator[tuple[str, Tensor]]:
+        """Merge tensor by tensor.
 
         Args:
             base: The pretrained weights every expert was fine-tuned from.
             experts: Expert name to its weights: the same keys and shapes as `base`. The mapping may be lazy: a
-                checkpoint is read when its item is asked for, so a method that needs one expert reads one.
+                checkpoint is opened when its item is asked for, so a method that needs one expert opens one, and its
+                tensors are read from disk when they are used.
 
-        Returns:
-            New tensors (never views of the arguments) under the keys of `base`, in its order, with its dtypes.
+        Yields:
+            Name and merged tensor, not rounded yet, once for every distinct floating-point tensor; new tensors, never
+            views of the arguments.
 
         Raises:
             MergeError: keys or shapes differ, or a merged tensor is not finite; the message names the tensors.
         """
-        ...
+
+    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
+        """Merge in memory.
+
+        Returns:
+            Tensors under the keys of `base`, in its order, with its dtypes.
+
+        Raises:
+            MergeError: as `stream`.
+        """
+        merged = dict(finished(self, base, experts))
+        return {name: merged[name] for name in base}
+
+
+class PerTaskMethod(MergingMethod):
+    """A method that makes one model for tasks it knows nothing of, by `stream`, and another for each expert's task."""
+
+    @abstractmethod
+    def variant(self, expert: str) -> MergingMethod:
+        """What makes the model for this expert's task."""

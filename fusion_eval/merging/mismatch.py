@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fusion_eval.merging.method import StateDict
-from fusion_eval.merging.tensors import distinct_names
+from fusion_eval.merging.state_dict import StateDict, distinct_names
 
 __all__ = ["describe_mismatch"]
 

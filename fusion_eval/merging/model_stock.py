@@ -12,8 +12,9 @@ from torch import Tensor
 from fusion_eval.errors import MergeError
 from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.geometry import direction, inner
-from fusion_eval.merging.method import StateDict
-from fusion_eval.merging.tensors import merge_whole_tensors
+from fusion_eval.merging.method import MergingMethod
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.tensors import Tensors, merge_whole_tensors
 
 __all__ = ["ModelStock"]
 
@@ -21,7 +22,7 @@ _SINGULAR = 1e-6
 
 
 @dataclass(frozen=True)
-class ModelStock:
+class ModelStock(MergingMethod):
     """Model Stock (arXiv 2403.19522, section 4): `t * mean + (1 - t) * base`, with a ratio `t` of each tensor's own.
 
     `t = n * c / (1 + (n - 1) * c)`, where `c` is the mean cosine of the angles between the task vectors of the `n`
@@ -33,8 +34,8 @@ class ModelStock:
     The method was made for experts of one task with different seeds; it has no hyper-parameter.
     """
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`. Takes the memory of all experts and of one tensor of each in float64, twice.
+    def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
+        """Merge; see `MergingMethod`. Takes the memory of one tensor of every expert in float64, twice.
 
         Raises:
             MergeError: there are fewer than two experts, so no angle.

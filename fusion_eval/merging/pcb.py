@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.hyperparameters import require_density, require_finite
-from fusion_eval.merging.method import StateDict
-from fusion_eval.merging.tensors import copy_tensors, distinct_names, merge_tensors, wide
+from fusion_eval.merging.state_dict import StateDict, floating_names, wide
+from fusion_eval.merging.task_vector import TaskVectorMethod
+from fusion_eval.merging.tensors import Rule
 
 __all__ = ["PcbMerging"]
 
@@ -20,7 +20,7 @@ _OUTLIERS = 0.0001  # share of each task vector's smallest and of its largest ma
 
 
 @dataclass(frozen=True)
-class PcbMerging:
+class PcbMerging(TaskVectorMethod):
     """Parameter Competition Balancing (arXiv 2410.02396, section 3), as in the authors' pcb-merging.py.
 
     With `v_t` the task vectors of `n` experts, their magnitudes clamped to all but the 0.01 % smallest and largest:
@@ -50,13 +50,12 @@ class PcbMerging:
         require_finite(self, "scaling")
         require_density(self)
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`. Takes twice the memory of all experts."""
-        read = read_experts(base, experts)
-        magnitudes = _flat(base, read, torch.abs)
+    def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
+        """Balance and merge; see `TaskVectorMethod`. Takes twice the memory of all experts."""
+        magnitudes = _flat(base, experts, torch.abs)
         size = magnitudes.shape[1]
         if size == 0:
-            return copy_tensors(base, base, "the base")
+            return lambda _name, tensor, _stacked: tensor
         low = _at_rank(magnitudes, int(size * _OUTLIERS))
         high = _at_rank(magnitudes, int(size * (1 - _OUTLIERS) - 1))
         del magnitudes
@@ -65,29 +64,28 @@ class PcbMerging:
             intra = torch.exp(len(vectors) * (_onto_unit(vectors.abs(), low, high) ** 2 - 1))  # exp(-n) cancels later
             return intra * torch.tanh(vectors * vectors.sum(dim=0))
 
-        scores = _flat(base, read, balance)
+        scores = _flat(base, experts, balance)
         least = _at_rank(scores, min(int(size * (1 - self.density)), size - 1))
         most = _at_rank(scores, size - 1)
         del scores
 
-        def add(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
+        def merge(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
             vectors = _without_nan(stacked - tensor)
             weights = _onto_unit(balance(vectors), least, most)
             clamped = vectors.sign() * vectors.abs().clamp(low, high)
-            merged = tensor + self.scaling * (weights * clamped).sum(dim=0) / weights.sum(dim=0).clamp(min=1e-12)
+            merged = (weights * clamped).sum(dim=0) / weights.sum(dim=0).clamp(min=1e-12)
             return merged.masked_fill(~(stacked - tensor).isfinite().all(dim=0), torch.nan)
 
-        return merge_tensors(base, read, add)
+        return merge
 
 
 @torch.no_grad()
 def _flat(base: StateDict, experts: Mapping[str, StateDict], make: Callable[[Tensor], Tensor]) -> Tensor:
     """What `make` makes of the task vectors within each tensor that is merged, side by side: shape `(experts, d)`."""
     found = [torch.zeros(len(experts), 0)]
-    for name in dict.fromkeys(distinct_names(base).values()):
-        if base[name].is_floating_point():
-            stacked = torch.stack([wide(expert[name]).flatten() for expert in experts.values()])
-            found.append(make(_without_nan(stacked - wide(base[name]).flatten())))
+    for name in floating_names(base):
+        stacked = torch.stack([wide(expert[name]).flatten() for expert in experts.values()])
+        found.append(make(_without_nan(stacked - wide(base[name]).flatten())))
     return torch.cat(found, dim=1)
 
 

@@ -5,26 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from fusion_eval.merging.experts import read_expert
-from fusion_eval.merging.method import StateDict
-from fusion_eval.merging.tensors import copy_tensors
+from fusion_eval.merging.method import MergingMethod
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.tensors import Tensors, copy_tensors
 
 __all__ = ["Base", "Expert"]
 
 
 @dataclass(frozen=True)
-class Base:
+class Base(MergingMethod):
     """The base model, no expert merged in: what a merge must beat. Reads no expert."""
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
+    def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
         """Copy the base; see `MergingMethod`."""
         return copy_tensors(base, base, "the base")
 
 
 @dataclass(frozen=True)
-class Expert:
+class Expert(MergingMethod):
     """One expert alone, its integer tensors included: what a merge loses against on that expert's task.
 
     Attributes:
@@ -33,7 +32,7 @@ class Expert:
 
     name: str
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
+    def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
         """Copy the expert; see `MergingMethod`.
 
         Raises:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from fusion_eval.merging.consensus import agrees
-from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.geometry import inner
 from fusion_eval.merging.hyperparameters import require_density, require_finite
-from fusion_eval.merging.method import StateDict
 from fusion_eval.merging.ranks import at_ranks
-from fusion_eval.merging.tensors import merge_whole_tensors
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.task_vector import TaskVectorMethod
+from fusion_eval.merging.tensors import Rule
 
 __all__ = ["Sce"]
 
 
 @dataclass(frozen=True)
-class Sce:
+class Sce(TaskVectorMethod):
     """Select, Calculate and Erase (arXiv 2408.07990, section 3, the merging of FuseChat), each tensor on its own.
 
     Select: of the `m` places where the task vectors have a variance at all, the `max(1, floor(density * m))` of the
@@ -41,23 +42,24 @@ class Sce:
 
     scaling: float = 1.0
     density: float = 0.1
+    whole_tensors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")
         require_density(self)
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`. Takes the memory of all experts and of one tensor of each in float64, thrice."""
+    def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
+        """Select, calculate, erase; see `TaskVectorMethod`. Takes one tensor of every expert in float64, thrice."""
 
-        def add(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
+        def merge(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
             vectors = (stacked.double() - tensor.double()).reshape(len(stacked), -1)
             selected = vectors * self._places(vectors)  # products, not selections: NaN stays, to be found
             weights = inner(selected, selected) * agrees(selected)
             total = weights.sum(dim=0)
             mean = (weights * selected).sum(dim=0) / total.where(total != 0, 1)
-            return (tensor + self.scaling * mean.view(tensor.shape)).to(tensor.dtype)
+            return mean.view(tensor.shape)
 
-        return merge_whole_tensors(base, read_experts(base, experts), add)
+        return merge
 
     def _places(self, vectors: Tensor) -> Tensor:
         """Where the variance over the experts, the first axis, is among the largest: shape `(d,)`, bool."""

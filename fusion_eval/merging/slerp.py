@@ -12,14 +12,15 @@ from fusion_eval.errors import ConfigError
 from fusion_eval.merging.experts import read_expert
 from fusion_eval.merging.geometry import slerp
 from fusion_eval.merging.hyperparameters import require_finite
-from fusion_eval.merging.method import StateDict
-from fusion_eval.merging.tensors import merge_whole_tensors
+from fusion_eval.merging.method import MergingMethod
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.tensors import Tensors, merge_whole_tensors
 
 __all__ = ["NuSlerp", "Slerp"]
 
 
 @dataclass(frozen=True)
-class Slerp:
+class Slerp(MergingMethod):
     """Spherical linear interpolation of two models, each tensor one vector (Shoemake 1985; mergekit's `slerp`).
 
     mergekit takes the straight line as soon as the cosine exceeds 0.9995; here the arc is followed to where float32
@@ -41,7 +42,7 @@ class Slerp:
     def __post_init__(self) -> None:
         require_finite(self, "t")
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
+    def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
         """Merge; see `MergingMethod`. Takes the memory of a few times one tensor of each model, in float64.
 
         Raises:
@@ -58,7 +59,7 @@ class Slerp:
 
 
 @dataclass(frozen=True)
-class NuSlerp:
+class NuSlerp(MergingMethod):
     """SLERP of the task vectors of two experts, as mergekit's `nuslerp` with a base model.
 
     `base + slerp(start - base, end - base, t)`: the angle between what two experts learnt is wide, where that between
@@ -85,7 +86,7 @@ class NuSlerp:
         if self.along not in ("tensor", "rows", "columns"):
             raise ConfigError(f'NuSlerp: along must be "tensor", "rows" or "columns", got {self.along!r}')
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
+    def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
         """Merge; see `MergingMethod`. Takes the memory of a few times one tensor of each model, in float64.
 
         Raises:

@@ -12,8 +12,9 @@ from torch import Tensor
 from fusion_eval.errors import ConfigError
 from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.geometry import direction, inner, length
-from fusion_eval.merging.method import StateDict
-from fusion_eval.merging.tensors import merge_whole_tensors
+from fusion_eval.merging.method import MergingMethod
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.tensors import Tensors, merge_whole_tensors
 
 __all__ = ["KarcherMean", "MultiSlerp"]
 
@@ -25,7 +26,7 @@ _MOST_STEPS = 100
 
 
 @dataclass(frozen=True)
-class MultiSlerp:
+class MultiSlerp(MergingMethod):
     """The mean direction of the experts times their mean length, each tensor one vector: mergekit's `multislerp`.
 
     mergekit projects the experts to the tangent space at their mean direction, and averages there with the same
@@ -44,13 +45,13 @@ class MultiSlerp:
     def __post_init__(self) -> None:
         _require_origin(self)
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`. Takes the memory of all experts and of one tensor of each in float64, thrice."""
+    def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
+        """Merge; see `MergingMethod`. Takes the memory of one tensor of every expert in float64, thrice."""
         return _merge(base, experts, self.origin, _equal_weights)
 
 
 @dataclass(frozen=True)
-class KarcherMean:
+class KarcherMean(MergingMethod):
     """The Karcher mean of the directions times the mean length, each tensor one vector: mergekit's `karcher`.
 
     The Karcher mean is the point of the sphere whose summed squared angles to the directions are least (Karcher 1977;
@@ -71,8 +72,8 @@ class KarcherMean:
     def __post_init__(self) -> None:
         _require_origin(self)
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`. Takes the memory of all experts and of one tensor of each in float64, thrice."""
+    def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
+        """Merge; see `MergingMethod`. Takes the memory of one tensor of every expert in float64, thrice."""
         return _merge(base, experts, self.origin, _karcher_weights)
 
 
@@ -83,7 +84,7 @@ def _require_origin(method: MultiSlerp | KarcherMean) -> None:
 
 def _merge(
     base: StateDict, experts: Mapping[str, StateDict], origin: _Origin, weigh: Callable[[Tensor], Tensor]
-) -> dict[str, Tensor]:
+) -> Tensors:
     """Merge into the mean length times the direction of a weighted sum of directions, `weigh`ed by their cosines."""
 
     def turn(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:

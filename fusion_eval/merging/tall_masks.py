@@ -9,14 +9,17 @@ from torch import Tensor
 
 from fusion_eval.merging.experts import read_expert, read_experts
 from fusion_eval.merging.hyperparameters import require_count, require_finite, require_not_negative
-from fusion_eval.merging.method import StateDict
-from fusion_eval.merging.tensors import merge_tensors
+from fusion_eval.merging.method import MergingMethod, PerTaskMethod
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.task_arithmetic import TaskArithmetic
+from fusion_eval.merging.task_vector import TaskVectorMethod
+from fusion_eval.merging.tensors import Rule, Tensors, merge_tensors
 
 __all__ = ["ConsensusTaskArithmetic", "TallMask"]
 
 
 @dataclass(frozen=True)
-class ConsensusTaskArithmetic:
+class ConsensusTaskArithmetic(TaskVectorMethod):
     """Task arithmetic without the parameters that serve few tasks (arXiv 2405.07813, sections 4 and 5.2).
 
     The TALL mask of a task holds the parameters where its expert is as near to the base plus all task vectors as to
@@ -44,48 +47,56 @@ class ConsensusTaskArithmetic:
         require_count(self, "agreement")
         require_not_negative(self, "selectivity")
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`."""
+    def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
+        """What serves enough tasks; see `TaskVectorMethod`."""
 
-        def add(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
+        def merge(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
             vectors = stacked - tensor
             wanted = _masks(vectors, self.selectivity).sum(dim=0) >= self.agreement
-            return tensor + self.scaling * wanted * vectors.sum(dim=0)  # NaN times False is NaN, to be found
+            return wanted * vectors.sum(dim=0)  # NaN times False is NaN, to be found
 
-        return merge_tensors(base, read_experts(base, experts), add)
+        return merge
 
 
 @dataclass(frozen=True)
-class TallMask:
-    """One task's model, recovered from the sum of all task vectors by its TALL mask (arXiv 2405.07813, section 5.1).
+class TallMask(PerTaskMethod):
+    """Each expert's model, recovered from the sum of all task vectors by its TALL mask (arXiv 2405.07813, section 5.1).
 
-    `base + mask_t * sum`, with the mask and the sum of `ConsensusTaskArithmetic`. It tells how much of an expert is
-    still there in the sum: the mask, one bit a parameter, is all that a task adds to it.
+    For the task of an expert `base + mask_t * sum`, with the mask and the sum of `ConsensusTaskArithmetic`; for any
+    other task `base + sum`. It tells how much of every expert is still there in the sum: the mask, one bit a
+    parameter, is all that a task adds to one model.
 
     Attributes:
-        name: Which of the experts to recover. All are read.
-        selectivity: What makes the mask small, called lambda in the paper, which chooses it for each task on
+        selectivity: What makes a mask small, called lambda in the paper, which chooses it for each task on
             validation data, from 0.2 to 0.6; 0 is the base plus the sum.
 
     Raises:
         ConfigError: `selectivity` is not a finite number from 0 on.
     """
 
-    name: str
     selectivity: float = 0.4
 
     def __post_init__(self) -> None:
         require_not_negative(self, "selectivity")
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`.
+    def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
+        """All task vectors; see `MergingMethod`."""
+        return TaskArithmetic(1.0).stream(base, experts)
 
-        Raises:
-            MergeError: no expert has this name (the message lists those there are).
-        """
+    def variant(self, expert: str) -> MergingMethod:
+        """What the mask of this expert leaves of them."""
+        return _Masked(expert, self.selectivity)
+
+
+@dataclass(frozen=True)
+class _Masked(MergingMethod):
+    expert: str
+    selectivity: float
+
+    def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
         read = read_experts(base, experts)
-        read_expert(self.name, base, read)  # for its message
-        own = list(read).index(self.name)
+        read_expert(self.expert, base, read)  # for its message
+        own = list(read).index(self.expert)
 
         def recover(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
             vectors = stacked - tensor

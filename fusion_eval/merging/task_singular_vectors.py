@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from fusion_eval.merging.hyperparameters import require_finite
-from fusion_eval.merging.matrices import decompose, merge_matrices, orthogonalize
-from fusion_eval.merging.method import StateDict
+from fusion_eval.merging.matrices import decompose, matrix_rule, orthogonalize
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.task_vector import TaskVectorMethod
+from fusion_eval.merging.tensors import Rule
 
 __all__ = ["TsvMerge"]
 
 
 @dataclass(frozen=True)
-class TsvMerge:
+class TsvMerge(TaskVectorMethod):
     """Task Singular Vectors merging (TSV-M; arXiv 2412.00081, section 4, algorithm 1).
 
     Of the task vector of each weight matrix, `expert_t - base = U_t diag(s_t) V_t'`, the `min(rows, columns) / experts`
@@ -35,13 +38,14 @@ class TsvMerge:
 
     scaling: float = 1.0
     flatten_kernels: bool = False
+    whole_tensors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`. Takes the memory of one tensor of all experts, in float64, a few times."""
-        return merge_matrices(base, experts, self.scaling, self.flatten_kernels, _combine)
+    def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
+        """See `TaskVectorMethod`. Takes the memory of one tensor of all experts, in float64, a few times."""
+        return matrix_rule(_combine, self.flatten_kernels)
 
 
 def _combine(vectors: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -11,17 +11,18 @@ from torch import Tensor
 
 from fusion_eval.errors import ConfigError
 from fusion_eval.merging.consensus import disjoint_mean
-from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.hyperparameters import require_density, require_finite
-from fusion_eval.merging.method import StateDict
 from fusion_eval.merging.ranks import at_ranks
-from fusion_eval.merging.tensors import distinct_names, merge_tensors, wide
+from fusion_eval.merging.state_dict import StateDict, floating_names, wide
+from fusion_eval.merging.task_vector import TaskVectorMethod
+from fusion_eval.merging.tensors import Rule
+from fusion_eval.merging.weights import expert_weights, require_weights
 
 __all__ = ["Ties"]
 
 
 @dataclass(frozen=True)
-class Ties:
+class Ties(TaskVectorMethod):
     """TrIm, Elect Sign & merge (arXiv 2306.01708, section 4, algorithm 1).
 
     Trim: of each task vector of `d` parameters the `max(1, floor(density * d))` largest magnitudes stay, the others
@@ -34,6 +35,8 @@ class Ties:
         density: The share of parameters kept, in (0, 1]; 0.2 in the paper (its k, in percent, is 20).
         trim: "global" keeps the largest of the whole task vector, as the paper does; "tensor" keeps the same share of
             every tensor, as mergekit does, so that no layer is trimmed away.
+        weights: Expert name to its weight, which multiplies its trimmed task vector in the vote for a sign and in the
+            mean; 1 for those not named.
 
     Raises:
         ConfigError: a hyper-parameter is out of range.
@@ -42,29 +45,31 @@ class Ties:
     scaling: float = 1.0
     density: float = 0.2
     trim: Literal["global", "tensor"] = "global"
+    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")
         require_density(self)
+        require_weights(self)
         if self.trim not in ("global", "tensor"):
             raise ConfigError(f'Ties: trim must be "global" or "tensor", got {self.trim!r}')
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`. Takes the memory of all experts and of two flat task vectors."""
-        experts = read_experts(base, experts)
+    def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
+        """Trim, elect, merge; see `TaskVectorMethod`. Takes two flat task vectors, unless tensors are trimmed alone."""
+        weights = expert_weights(self.weights, experts)
         smallest_kept = self._smallest_kept(base, experts)
 
-        def add(name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
+        def merge(name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
             vectors = stacked - tensor
             small = vectors.abs() < smallest_kept[name].to(vectors.dtype)
             trimmed = vectors.masked_fill(small, 0)  # NaN is not small: it stays, to be found in the result
-            return tensor + self.scaling * disjoint_mean(trimmed)
+            return disjoint_mean(trimmed, weights)
 
-        return merge_tensors(base, experts, add)
+        return merge
 
     def _smallest_kept(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
         """For each tensor that is merged, the smallest magnitude each expert keeps in it: shape `(experts, 1)`."""
-        names = [name for name in dict.fromkeys(distinct_names(base).values()) if base[name].is_floating_point()]
+        names = floating_names(base)
         trimmed_together = [names] if self.trim == "global" else [[name] for name in names]
         found: dict[str, Tensor] = {}
         for group in trimmed_together:

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from fusion_eval.merging.experts import read_expert
 from fusion_eval.merging.hyperparameters import require_finite
-from fusion_eval.merging.method import StateDict
-from fusion_eval.merging.tensors import merge_tensors
+from fusion_eval.merging.method import MergingMethod
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.tensors import Tensors, merge_tensors
 
 __all__ = ["WiseFt"]
 
 
 @dataclass(frozen=True)
-class WiseFt:
+class WiseFt(MergingMethod):
     """Weight-space ensemble of the base and one expert (arXiv 2109.01903, section 3, equation 1).
 
     `(1 - scaling) * base + scaling * expert`: what fine-tuning learnt, without all it forgot.
@@ -36,7 +37,7 @@ class WiseFt:
     def __post_init__(self) -> None:
         require_finite(self, "scaling")
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
+    def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
         """Merge; see `MergingMethod`.
 
         Raises:

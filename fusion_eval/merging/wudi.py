@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fusion_eval.merging.hyperparameters import require_count, require_finite, require_not_negative
-from fusion_eval.merging.matrices import merge_matrices
-from fusion_eval.merging.method import StateDict
+from fusion_eval.merging.matrices import matrix_rule
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.task_vector import TaskVectorMethod
+from fusion_eval.merging.tensors import Rule
 
 __all__ = ["WudiMerging"]
 
 
 @dataclass(frozen=True)
-class WudiMerging:
+class WudiMerging(TaskVectorMethod):
     """Whoever started the interference should end it (arXiv 2503.08099).
 
     The rows of the task vector of a linear layer, `v_t = expert_t - base` of shape `(outputs, inputs)`, are near to
@@ -42,15 +45,16 @@ class WudiMerging:
     steps: int = 300
     learning_rate: float = 1e-5
     flatten_kernels: bool = False
+    whole_tensors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")
         require_count(self, "steps")
         require_not_negative(self, "learning_rate")
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """Merge; see `MergingMethod`. Takes the memory of one tensor of all experts, and of their Gram matrices."""
-        return merge_matrices(base, experts, self.scaling, self.flatten_kernels, self._minimize)
+    def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
+        """See `TaskVectorMethod`. Takes the memory of one tensor of all experts, and of their Gram matrices."""
+        return matrix_rule(self._minimize, self.flatten_kernels)
 
     def _minimize(self, vectors: Tensor) -> Tensor:
         moved = vectors[vectors.flatten(1).any(dim=1)]

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from fusion_eval.errors import CheckpointError
-from fusion_eval.merging.method import StateDict
 from fusion_eval.merging.mismatch import describe_mismatch
-from fusion_eval.merging.tensors import distinct_names
+from fusion_eval.merging.state_dict import StateDict, distinct_names
 
 __all__ = ["fit_state_dict"]
 

@@ -2,40 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from fusion_eval.merging.method import MergingMethod, StateDict
-from fusion_eval.models.checkpoint import load_state_dict
-from fusion_eval.models.fit import fit_state_dict
+from fusion_eval.errors import ConfigError
+from fusion_eval.merging.method import MergingMethod, PerTaskMethod
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.stream import Integers, finished
+from fusion_eval.merging.tensors import Tensors
 from fusion_eval.models.heads import LinearHead
 from fusion_eval.models.merged import MergedModel
+from fusion_eval.models.stored import StoredExperts, open_weights
 
 __all__ = ["ModelPool"]
+
+_DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
 class ModelPool:
-    """Where the weights are.
+    """Where the weights are, and in which form they are merged.
 
     Attributes:
         architecture: Builds the backbone, with any weights; in YAML a node with `_partial_: true`.
         base: Checkpoint of the pretrained backbone, as `load_state_dict` takes it.
         experts: Expert name to the checkpoint of the backbone fine-tuned from `base`.
         heads: Task name to the head that was trained for it.
+        dtype: What merged weights are rounded to: "float32", "bfloat16", "float16" or "float64"; None: the base's.
+        integers: "base" copies integer tensors (step counters, quantised weights) from the base, "average" takes their
+            rounded mean over the experts.
+
+    Raises:
+        ConfigError: `dtype` or `integers` is unknown.
     """
 
     architecture: Callable[[], nn.Module]
     base: str
     experts: dict[str, str]
     heads: dict[str, LinearHead] = field(default_factory=dict)
+    dtype: str | None = None
+    integers: Integers = "base"
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in _DTYPES:
+            raise ConfigError(f"ModelPool: dtype must be null or one of {', '.join(_DTYPES)}, got {self.dtype!r}")
+        if self.integers not in ("base", "average"):
+            raise ConfigError(f'ModelPool: integers must be "base" or "average", got {self.integers!r}')
 
     def merge(self, method: MergingMethod) -> MergedModel:
         """Build the backbone with the weights that a method makes of the checkpoints, and load the heads.
 
-        A checkpoint is read when the method asks for it. Weights take the dtype that the architecture was built with.
+        A checkpoint is opened when the method asks for it, and read tensor by tensor; each merged tensor goes into the
+        backbone as soon as it is made. The backbone keeps the dtype that the architecture was built with.
 
         Args:
             method: Any of `fusion_eval.merging`, or `Checkpoint`.
@@ -44,29 +65,41 @@ class ModelPool:
             CheckpointError: a checkpoint cannot be read, or does not fit the architecture.
             MergeError: the method cannot merge them.
         """
+        if not isinstance(method, MergingMethod):
+            raise ConfigError(f"model: expected a merging method such as fusion_eval.merging.Average, found {method!r}")
         backbone = self.architecture()
         expected = backbone.state_dict()
-        base = fit_state_dict(load_state_dict(self.base), expected, self.base)
-        merged = method(base, _Experts(self.experts, expected))
-        backbone.load_state_dict(fit_state_dict(merged, expected, f"the result of {method}"))
-        return MergedModel(backbone, {task: head.load() for task, head in self.heads.items()})
+        base, experts = self.open(expected)
+        _fill(expected, finished(method, base, experts, self._torch_dtype, self.integers))
+        heads: dict[str, nn.Module] = {task: head.load() for task, head in self.heads.items()}
+        if not isinstance(method, PerTaskMethod):
+            return MergedModel(backbone, heads)
+
+        def adapt(expert: str | None) -> None:
+            variant = method if expert is None else method.variant(expert)
+            _fill(expected, finished(variant, base, experts, self._torch_dtype, self.integers))
+
+        return MergedModel(backbone, heads, adapt, frozenset(experts))
+
+    def open(self, expected: StateDict | None = None) -> tuple[StateDict, Mapping[str, StateDict]]:
+        """Base and experts under the names of the architecture, memory-mapped; an expert is opened when asked for.
+
+        Args:
+            expected: `state_dict()` of the architecture; None: it is built.
+
+        Raises:
+            CheckpointError: the base cannot be read, or does not fit the architecture.
+        """
+        expected = self.architecture().state_dict() if expected is None else expected
+        base = open_weights(self.base, expected)
+        return base, StoredExperts(self.experts, base, expected)
+
+    @property
+    def _torch_dtype(self) -> torch.dtype | None:
+        return None if self.dtype is None else getattr(torch, self.dtype)
 
 
-@dataclass(frozen=True)
-class _Experts(Mapping[str, StateDict]):
-    """The experts by name, each read from disk when it is asked for, and not kept."""
-
-    paths: Mapping[str, str]
-    expected: StateDict
-
-    def __getitem__(self, name: str) -> dict[str, Tensor]:
-        return fit_state_dict(load_state_dict(self.paths[name]), self.expected, self.paths[name])
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.paths
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
+@torch.no_grad()
+def _fill(target: StateDict, tensors: Tensors) -> None:
+    for name, tensor in tensors:
+        target[name].copy_(tensor)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from fusion_eval.merging.method import StateDict
-from fusion_eval.merging.tensors import copy_tensors
+from fusion_eval.merging.method import MergingMethod
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.tensors import Tensors, copy_tensors
 from fusion_eval.models.checkpoint import load_state_dict
 from fusion_eval.models.fit import fit_state_dict
 
@@ -16,7 +15,7 @@ __all__ = ["Checkpoint"]
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(MergingMethod):
     """A merged checkpoint that lies on disk, by mergekit for instance, evaluated as it is. Reads no expert.
 
     Attributes:
@@ -25,7 +24,7 @@ class Checkpoint:
 
     path: str
 
-    def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
+    def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
         """Read it; see `MergingMethod`.
 
         Raises:

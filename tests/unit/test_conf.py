@@ -37,7 +37,6 @@ REQUIRED = {
     ("model", "expert"): ["{node}.name=mnist"],
     ("model", "nuslerp"): ["{node}.start=mnist", "{node}.end=optdigits"],
     ("model", "slerp"): ["{node}.end=mnist"],
-    ("model", "tall_mask"): ["{node}.name=mnist"],
     ("model", "wise_ft"): ["{node}.name=mnist"],
     ("task", "classification"): ["dataset@{node}.data=mnist"],
     ("taskpool", "file"): ["{node}.path={pool}"],

@@ -18,7 +18,12 @@ from fusion_eval.merging.tall_masks import ConsensusTaskArithmetic, TallMask
 ROOT = Path(__file__).parents[3]
 ORACLES = ROOT / "tests" / "oracles"
 EXPERTS = ("one", "two", "three")
-METHODS = [ConsensusTaskArithmetic(), ConsensusTaskArithmetic(0.7, 1, 0.2), TallMask("one"), TallMask("two", 0.1)]
+METHODS = [
+    ConsensusTaskArithmetic(),
+    ConsensusTaskArithmetic(0.7, 1, 0.2),
+    TallMask().variant("one"),
+    TallMask(0.1).variant("two"),
+]
 parametrize = pytest.mark.parametrize
 
 
@@ -48,7 +53,7 @@ def test_masks_are_those_of_fusion_bench(models, selectivity):
     total = sum(flat(expert) - flat(base) for expert in experts.values())
     masks = oracle_masks(selectivity)
     for name, mask in masks.items():
-        merged = flat(TallMask(name, selectivity)(base, experts))
+        merged = flat(TallMask(selectivity).variant(name)(base, experts))
         torch.testing.assert_close(merged, flat(base) + mask * total)
         assert 0 < mask.sum() < len(mask)
     for agreement in (1, 2, 3):
@@ -72,9 +77,9 @@ def test_selfish_and_catastrophic_parameters_stay_the_base_s():
 
 def test_as_near_to_the_sum_as_to_the_base_is_near_enough():
     expert = torch.tensor([1.0, -2.0])
-    assert torch.equal(merge(TallMask("one", 1.0), torch.zeros(2), one=expert, two=expert), 2 * expert)
+    assert torch.equal(merge(TallMask(1.0).variant("one"), torch.zeros(2), one=expert, two=expert), 2 * expert)
     assert torch.equal(merge(ConsensusTaskArithmetic(1, 2, 1.0), torch.zeros(2), one=expert, two=expert), 2 * expert)
-    assert torch.equal(merge(TallMask("one", 1.01), torch.zeros(2), one=expert, two=expert), torch.zeros(2))
+    assert torch.equal(merge(TallMask(1.01).variant("one"), torch.zeros(2), one=expert, two=expert), torch.zeros(2))
 
 
 def test_more_agreement_than_experts_is_the_base():
@@ -99,7 +104,7 @@ def test_without_selectivity_it_is_task_arithmetic(base, experts, scaling):
 @quick
 @given(values, values, st.floats(0, 10))
 def test_one_expert_alone_is_recovered(base, expert, selectivity):
-    recovered = merge(TallMask("one", selectivity), base, one=expert)
+    recovered = merge(TallMask(selectivity).variant("one"), base, one=expert)
     assert torch.equal(recovered, base + (expert - base))
 
 
@@ -113,7 +118,7 @@ def test_scaling_0_is_the_base(base, experts, selectivity, agreement):
 @given(values, pools, st.floats(0, 2))
 def test_each_value_is_the_base_s_or_the_sum_s(base, experts, selectivity):
     total = merge(TaskArithmetic(1.0), base, **experts)
-    masked = [merge(TallMask(name, selectivity), base, **experts) for name in experts]
+    masked = [merge(TallMask(selectivity).variant(name), base, **experts) for name in experts]
     for merged in (*masked, merge(ConsensusTaskArithmetic(1.0, 2, selectivity), base, **experts)):
         assert ((merged == base) | (merged == total)).all()
 
@@ -157,7 +162,7 @@ def test_what_is_not_finite_is_refused_with_its_expert(method, bad):
 
 def test_an_unknown_expert_is_named_with_those_there_are():
     with pytest.raises(MergeError, match=r"'mnits'; did you mean 'mnist'\? Known: mnist, svhn"):
-        merge(TallMask("mnits"), torch.zeros(1), mnist=torch.zeros(1), svhn=torch.zeros(1))
+        merge(TallMask().variant("mnits"), torch.zeros(1), mnist=torch.zeros(1), svhn=torch.zeros(1))
 
 
 @parametrize("method", METHODS)
@@ -181,8 +186,8 @@ def test_a_method_is_a_value(method):
         (lambda: ConsensusTaskArithmetic(agreement=True), "agreement .* True"),
         (lambda: ConsensusTaskArithmetic(selectivity=-0.1), r"selectivity must not be negative, got -0\.1"),
         (lambda: ConsensusTaskArithmetic(selectivity=None), "selectivity .* None"),
-        (lambda: TallMask("one", float("inf")), "TallMask: selectivity .* inf"),
-        (lambda: TallMask("one", "0.4"), "TallMask: selectivity .* '0.4'"),
+        (lambda: TallMask(float("inf")), "TallMask: selectivity .* inf"),
+        (lambda: TallMask("0.4"), "TallMask: selectivity .* '0.4'"),
     ],
 )
 def test_hyper_parameters_are_checked(make, text):
@@ -192,7 +197,7 @@ def test_hyper_parameters_are_checked(make, text):
 
 @parametrize(
     ("name", "method"),
-    [("consensus_task_arithmetic", ConsensusTaskArithmetic()), ("tall_mask", TallMask("???"))],
+    [("consensus_task_arithmetic", ConsensusTaskArithmetic()), ("tall_mask", TallMask())],
 )
 def test_the_config_holds_the_defaults(name, method):
     config = yaml.safe_load((ROOT / "conf" / "model" / f"{name}.yaml").read_text())

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from fusion_eval.errors import CheckpointError, MergeError
-from fusion_eval.merging import Average, Base, Expert, TaskArithmetic, Ties
+from fusion_eval.errors import CheckpointError, ConfigError, MergeError
+from fusion_eval.merging import Average, Base, Expert, MergingMethod, TaskArithmetic, Ties
 from fusion_eval.models import Checkpoint, LinearHead, MergedModel, ModelPool
 
 
@@ -87,11 +87,21 @@ def test_half_precision_checkpoints_go_into_a_float32_architecture(pool, tmp_pat
 
 
 def test_a_method_that_returns_something_else_is_named(pool):
-    def halve(base, experts):
-        return {name: tensor[:1] for name, tensor in base.items() if tensor.dim() > 1}
+    class Part(MergingMethod):
+        def __init__(self, *names, length):
+            self.names, self.length = names, length
 
-    with pytest.raises(CheckpointError, match=r"the result of .*halve.* missing: 0\.bias"):
-        pool.merge(halve)
+        def stream(self, base, experts):
+            return ((name, base["0.bias"][: self.length]) for name in self.names)
+
+    with pytest.raises(MergeError, match=r"Part.* left out 0\.weight, 1\.weight"):
+        pool.merge(Part("0.bias", length=4))
+    with pytest.raises(MergeError, match=r"Part.* made a tensor '0\.bias' of shape \(1,\), which the base has not"):
+        pool.merge(Part("0.bias", length=1))
+    with pytest.raises(MergeError, match=r"Part.* made a tensor 'bias' of shape \(4,\), which the base has not"):
+        pool.merge(Part("bias", length=4))
+    with pytest.raises(ConfigError, match=r"model: expected a merging method .*, found 'average'"):
+        pool.merge("average")
 
 
 def test_tied_weights_stay_tied(tmp_path):

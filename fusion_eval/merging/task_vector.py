@@ -1,0 +1,61 @@
+"""Methods of the form `base + scaling * vector`: they make the vector, the rest is the same for all."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
+from typing import ClassVar
+
+from torch import Tensor
+
+from fusion_eval.merging.experts import read_experts
+from fusion_eval.merging.memory import process_memory
+from fusion_eval.merging.method import MergingMethod
+from fusion_eval.merging.state_dict import StateDict, identity_of, wide
+from fusion_eval.merging.tensors import Rule, Tensors, apply_rule, merge_floating, merge_tensors, merge_whole_tensors
+
+__all__ = ["TaskVectorMethod"]
+
+
+class TaskVectorMethod(MergingMethod):
+    """Combines the task vectors, `expert - base`, into one merged vector, and adds it to the base, scaled.
+
+    In a sweep over the scaling coefficient the merged vector is the same in every job. So it is kept in the memory of
+    the process (see `merging.memory`), whatever it took to make it: trimming, singular values, gradient steps.
+    """
+
+    scaling: float
+    whole_tensors: ClassVar[bool] = False
+    """Whether the rule needs all of a tensor at once."""
+
+    @abstractmethod
+    def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
+        """What makes the merged vector of a tensor: see `Rule`. It is asked for once a merge, if it is needed at all.
+
+        Args:
+            base: The pretrained weights.
+            experts: As `read_experts` returns them, in the order of their names.
+        """
+
+    def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
+        """Merge; see `MergingMethod`. Takes one tensor of every expert, unless the method says more."""
+        read = read_experts(base, experts)
+        rule = cache(lambda: self.rule(base, read))
+        group = self._group(base, read) if process_memory.limit else None
+        if group is None:
+            merge = merge_whole_tensors if self.whole_tensors else merge_tensors
+            return merge(base, read, lambda name, ours, theirs: ours + self.scaling * rule()(name, ours, theirs))
+
+        def add(name: str, ours: Tensor, theirs: Sequence[Tensor]) -> Tensor:
+            vector = process_memory.recall(
+                group, name, lambda: apply_rule(rule(), name, ours, theirs, self.whole_tensors)
+            )
+            return wide(ours) + self.scaling * vector
+
+        return merge_floating(base, read, add)
+
+    def _group(self, base: StateDict, experts: Mapping[str, StateDict]) -> Hashable | None:
+        identities = (identity_of(base), *map(identity_of, experts.values()))
+        settings = tuple((name, repr(value)) for name, value in vars(self).items() if name != "scaling")
+        return None if None in identities else (type(self).__qualname__, settings, tuple(experts), identities)

@@ -1,0 +1,76 @@
+"""Checkpoints as state dicts of an architecture, opened when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.models.checkpoint import load_state_dict
+from fusion_eval.models.fit import fit_state_dict
+
+__all__ = ["StoredExperts", "StoredWeights", "open_weights"]
+
+
+class StoredWeights(dict[str, Tensor]):
+    """A state dict from disk, and what tells it from others: see `merging.state_dict.identity_of`.
+
+    Args:
+        tensors: The state dict.
+        identity: Equal for equal weights only; None where nothing but the values tells.
+    """
+
+    def __init__(self, tensors: StateDict, identity: Hashable | None) -> None:
+        super().__init__(tensors)
+        self.identity = identity
+
+
+def open_weights(path: str, expected: StateDict) -> StoredWeights:
+    """Open a checkpoint under the names of an architecture.
+
+    Args:
+        path: As `load_state_dict` takes it.
+        expected: `state_dict()` of the architecture.
+
+    Raises:
+        CheckpointError: it cannot be read, or does not fit.
+    """
+    return StoredWeights(fit_state_dict(load_state_dict(path), expected, path), _identity(path))
+
+
+def _identity(path: str) -> Hashable:
+    """Name, size and time of the file, or of all files of the directory."""
+    place = Path(path).expanduser()
+    files = sorted(place.iterdir()) if place.is_dir() else [place] if place.is_file() else []
+    facts = [(str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat())]
+    return (path, tuple(facts))
+
+
+@dataclass(frozen=True)
+class StoredExperts(Mapping[str, StateDict]):
+    """The experts by name, each opened when it is asked for, and not kept.
+
+    Attributes:
+        paths: Expert name to its checkpoint.
+        base: What an adapter is added to.
+        expected: `state_dict()` of the architecture.
+    """
+
+    paths: Mapping[str, str]
+    base: StateDict
+    expected: StateDict
+
+    def __getitem__(self, name: str) -> StateDict:
+        return open_weights(self.paths[name], self.expected)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.paths
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
