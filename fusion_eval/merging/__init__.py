@@ -16,6 +16,7 @@ from fusion_eval.merging.average import Average
 from fusion_eval.merging.breadcrumbs import Breadcrumbs
 from fusion_eval.merging.dare import Dare
 from fusion_eval.merging.della import Della
+from fusion_eval.merging.emr import EmrMerging
 from fusion_eval.merging.isotropic import IsoC, IsoCTS
 from fusion_eval.merging.lines import Lines
 from fusion_eval.merging.method import MergingMethod
@@ -41,6 +42,7 @@ __all__ = [
     "ConsensusTaskArithmetic",
     "Dare",
     "Della",
+    "EmrMerging",
     "Expert",
     "IsoC",
     "IsoCTS",

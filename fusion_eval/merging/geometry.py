@@ -1,14 +1,20 @@
-"""Lengths, directions and angles of vectors that lie along the last axis: float64 in, float64 out."""
+"""Lengths, directions and angles of vectors that lie along the last axis, float64 in and out; sums of magnitudes."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["angle", "direction", "inner", "length", "slerp"]
+__all__ = ["absolute_sum", "angle", "direction", "inner", "length", "slerp"]
 
 _SUMMED_AT_ONCE = 2**14  # torch divides a longer sum among its threads: the rounding would depend on their number
 _PARALLEL = 1e-6  # sines below are noise of float32 weights, and the straight line is as good as the arc
+
+
+def absolute_sum(tensor: Tensor) -> float:
+    """The L1 norm of all values, added up in float64 by NumPy, whose sum does not depend on the number of threads."""
+    return float(np.abs(tensor.cpu().numpy()).sum(dtype=np.float64))
 
 
 def inner(one: Tensor, other: Tensor) -> Tensor:

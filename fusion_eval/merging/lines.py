@@ -8,12 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fusion_eval.errors import ConfigError
 from fusion_eval.merging.experts import read_experts
+from fusion_eval.merging.geometry import absolute_sum
 from fusion_eval.merging.hyperparameters import require_finite
 from fusion_eval.merging.method import MergingMethod
 from fusion_eval.merging.state_dict import StateDict, floating_names, wide
@@ -99,11 +99,6 @@ def _scale(base: Tensor, merged: Tensor, scaling: float) -> Tensor:
 def _alpha(base: StateDict, experts: Mapping[str, StateDict], merged: StateDict) -> float:
     """The L1 norm of the mean of the task vectors over that of the merged one; 0 where that is 0."""
     names = floating_names(base)
-    ours = math.fsum(_size(merged[name] - wide(base[name])) for name in names)
+    ours = math.fsum(absolute_sum(merged[name] - wide(base[name])) for name in names)
     total = (torch.stack([wide(one[name]) for one in experts.values()]) - wide(base[name]) for name in names)
-    return math.fsum(_size(vectors.sum(dim=0)) for vectors in total) / (len(experts) * ours) if ours else 0.0
-
-
-def _size(vector: Tensor) -> float:
-    """The L1 norm; by NumPy, whose sum does not depend on the number of threads."""
-    return float(np.abs(vector.cpu().numpy()).sum(dtype=np.float64))
+    return math.fsum(absolute_sum(vectors.sum(dim=0)) for vectors in total) / (len(experts) * ours) if ours else 0.0

@@ -12,10 +12,10 @@ from fusion_eval.errors import ConfigError
 from fusion_eval.merging.method import MergingMethod, PerTaskMethod
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.stream import Integers, finished
-from fusion_eval.merging.tensors import Tensors
 from fusion_eval.models.heads import LinearHead
 from fusion_eval.models.merged import MergedModel
 from fusion_eval.models.stored import StoredExperts, open_weights
+from fusion_eval.models.variants import Variants
 
 __all__ = ["ModelPool"]
 
@@ -70,16 +70,15 @@ class ModelPool:
         backbone = self.architecture()
         expected = backbone.state_dict()
         base, experts = self.open(expected)
-        _fill(expected, finished(method, base, experts, self._torch_dtype, self.integers))
-        heads: dict[str, nn.Module] = {task: head.load() for task, head in self.heads.items()}
-        if not isinstance(method, PerTaskMethod):
-            return MergedModel(backbone, heads)
 
-        def adapt(expert: str | None) -> None:
-            variant = method if expert is None else method.variant(expert)
-            _fill(expected, finished(variant, base, experts, self._torch_dtype, self.integers))
+        @torch.no_grad()
+        def write(method: MergingMethod) -> None:
+            for name, tensor in finished(method, base, experts, self._torch_dtype, self.integers):
+                expected[name].copy_(tensor)
 
-        return MergedModel(backbone, heads, adapt, frozenset(experts))
+        write(method)
+        variants = Variants(method, frozenset(experts), write) if isinstance(method, PerTaskMethod) else None
+        return MergedModel(backbone, {task: head.load() for task, head in self.heads.items()}, variants)
 
     def open(self, expected: StateDict | None = None) -> tuple[StateDict, Mapping[str, StateDict]]:
         """Base and experts under the names of the architecture, memory-mapped; an expert is opened when asked for.
@@ -97,9 +96,3 @@ class ModelPool:
     @property
     def _torch_dtype(self) -> torch.dtype | None:
         return None if self.dtype is None else getattr(torch, self.dtype)
-
-
-@torch.no_grad()
-def _fill(target: StateDict, tensors: Tensors) -> None:
-    for name, tensor in tensors:
-        target[name].copy_(tensor)
