@@ -18,8 +18,9 @@ from fusion_eval.merging.dare import Dare
 from fusion_eval.merging.della import Della
 from fusion_eval.merging.emr import EmrMerging
 from fusion_eval.merging.isotropic import IsoC, IsoCTS
+from fusion_eval.merging.knots import Knots
 from fusion_eval.merging.lines import Lines
-from fusion_eval.merging.method import MergingMethod
+from fusion_eval.merging.method import MergingMethod, PerTaskMethod
 from fusion_eval.merging.model_stock import ModelStock
 from fusion_eval.merging.pcb import PcbMerging
 from fusion_eval.merging.reference import Base, Expert
@@ -47,6 +48,7 @@ __all__ = [
     "IsoC",
     "IsoCTS",
     "KarcherMean",
+    "Knots",
     "Lines",
     "MergingMethod",
     "ModelStock",

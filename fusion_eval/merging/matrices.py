@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fusion_eval.merging.tensors import Rule
 
-__all__ = ["MatrixRule", "SingularVectors", "decompose", "matrix_rule", "orthogonalize"]
+__all__ = ["MatrixRule", "SingularVectors", "decompose", "matrix_rule", "one_thread", "orthogonalize"]
 
 MatrixRule = Callable[[Tensor], Tensor]
 """Combines the task vectors of one layer, shape `(experts, rows, columns)`, float64, into one, `(rows, columns)`."""
@@ -19,8 +20,8 @@ SingularVectors = tuple[Tensor, Tensor, Tensor]
 """Left singular vectors, `(rows, k)`; singular values, `(k,)`; right singular vectors, transposed, `(k, columns)`."""
 
 
-def matrix_rule(combine: MatrixRule, flatten_kernels: bool) -> Rule:
-    """A rule for whole tensors that merges the task vectors of each matrix, and takes the mean of all others.
+def matrix_rule(combine: MatrixRule, flatten_kernels: bool, others: Literal["mean", "base"] = "mean") -> Rule:
+    """A rule for whole tensors that merges the task vectors of each matrix, and not those of other tensors.
 
     It computes in float64, as singular vectors of near singular values are sensitive to rounding, and on the CPU with
     one thread, as linear algebra libraries round in another order with another number of threads.
@@ -28,21 +29,23 @@ def matrix_rule(combine: MatrixRule, flatten_kernels: bool) -> Rule:
     Args:
         combine: What the method does to a matrix. It never sees NaN or Inf, which have no singular values.
         flatten_kernels: Convolution kernels are matrices too, of shape `(out channels, everything else)`.
+        others: What is no matrix gets the "mean" of its task vectors, or stays as the "base" has it.
     """
 
     def merge(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
         vectors = stacked.double() - tensor.double()
         is_matrix = tensor.dim() == 2 or (flatten_kernels and tensor.dim() > 2)
         if not is_matrix or not bool(vectors.isfinite().all()):
-            return vectors.mean(dim=0)
-        with _one_thread():
+            return vectors.mean(dim=0) * (others == "mean")  # a product: NaN stays, to be found
+        with one_thread():
             return combine(vectors.flatten(2)).view(tensor.shape)
 
     return merge
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Matrix products and decompositions that do not depend on how many threads there are."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

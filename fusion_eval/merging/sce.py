@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from fusion_eval.merging.consensus import agrees
 from fusion_eval.merging.geometry import inner
-from fusion_eval.merging.hyperparameters import require_density, require_finite
+from fusion_eval.merging.hyperparameters import require_density, require_finite, require_not_negative
 from fusion_eval.merging.ranks import at_ranks
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.task_vector import TaskVectorMethod
@@ -30,11 +31,15 @@ class Sce(TaskVectorMethod):
     elected, and the base stays. Merge: `base + scaling *` the weighted mean of the others.
 
     mergekit's `sce` weighs the experts equally where their squares have a mean below 1e-6, as those of small
-    fine-tunings do, and gives up on a tensor where `density * m` is below 1; with larger values the two are equal.
+    fine-tunings do (see `equal_below`), gives up on a tensor where `density * m` is below 1, and elects plus where signs weigh the same;
+    else the two are equal. The code that the authors published first selects for the weights alone, and merges all
+    places.
 
     Attributes:
         scaling: The scaling coefficient of the merged task vector; the paper has none, which is 1.
         density: The share of places that stay, in (0, 1]; the paper takes 0.1 (its tau, in percent, is 10).
+        equal_below: The experts weigh the same in a tensor where the means of the squares that each of them has left
+            add up to less: 1e-6 in mergekit; 0, never, in the paper.
 
     Raises:
         ConfigError: a hyper-parameter is out of range.
@@ -42,11 +47,13 @@ class Sce(TaskVectorMethod):
 
     scaling: float = 1.0
     density: float = 0.1
+    equal_below: float = 0.0
     whole_tensors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")
         require_density(self)
+        require_not_negative(self, "equal_below")
 
     def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
         """Select, calculate, erase; see `TaskVectorMethod`. Takes one tensor of every expert in float64, thrice."""
@@ -54,7 +61,10 @@ class Sce(TaskVectorMethod):
         def merge(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
             vectors = (stacked.double() - tensor.double()).reshape(len(stacked), -1)
             selected = vectors * self._places(vectors)  # products, not selections: NaN stays, to be found
-            weights = inner(selected, selected) * agrees(selected)
+            energies = inner(selected, selected)
+            if energies.sum() < self.equal_below * tensor.numel():
+                energies = torch.ones_like(energies)
+            weights = energies * agrees(selected)
             total = weights.sum(dim=0)
             mean = (weights * selected).sum(dim=0) / total.where(total != 0, 1)
             return mean.view(tensor.shape)

@@ -32,7 +32,7 @@ class ConsensusTaskArithmetic(TaskVectorMethod):
         agreement: How many masks a parameter must be in, called k in the paper, which takes 2 for 8 and 14 vision
             tasks; 1 removes catastrophic parameters only.
         selectivity: What makes a mask small, called lambda in the paper, which chooses it for each task on validation
-            data, from 0.2 to 0.6; 0 is plain task arithmetic.
+            data, from 0.2 to 0.6, where here it is one for all; 0 is plain task arithmetic.
 
     Raises:
         ConfigError: a hyper-parameter is out of range.

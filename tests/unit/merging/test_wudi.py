@@ -37,7 +37,9 @@ def test_equals_fusion_bench(recipe):
             model, name = key.split("/")
             models[model][name] = file.get_tensor(key)
         steps = json.loads(file.metadata()["recipes"])[recipe]["iter_num"]
-    merged = WudiMerging(steps=steps)(models["base"], {name: models[name] for name in ("one", "two", "three")})
+    merged = WudiMerging(steps=steps, others="mean")(
+        models["base"], {name: models[name] for name in ("one", "two", "three")}
+    )
     torch.testing.assert_close(merged, dict(models[recipe]), rtol=1e-9, atol=1e-10)
 
 
@@ -87,7 +89,8 @@ def test_what_is_no_matrix_is_averaged_and_kernels_may_be_flattened():
         str(i): {name: random(tensor.shape, seed=i) for name, tensor in base.items()} | {"empty": base["empty"]}
         for i in (1, 2)
     }
-    torch.testing.assert_close(WudiMerging()(base, experts), Average()(base, experts))
+    torch.testing.assert_close(WudiMerging(others="mean")(base, experts), Average()(base, experts))
+    assert all(torch.equal(tensor, base[name]) for name, tensor in WudiMerging()(base, experts).items())
     flat = merge(
         WudiMerging(), base["kernel"].flatten(1), *(expert["kernel"].flatten(1) for expert in experts.values())
     )
@@ -125,6 +128,7 @@ def test_what_is_not_finite_is_refused_with_its_expert(bad):
     ("make", "text"),
     [
         (lambda: WudiMerging(float("nan")), "WudiMerging: scaling .* nan"),
+        (lambda: WudiMerging(others="experts"), r'others must be "base" or "mean", got .experts.'),
         (lambda: WudiMerging(steps=0), r"steps must be 1, 2, 3, \.\.\., got 0"),
         (lambda: WudiMerging(steps=1.5), r"steps .* 1\.5"),
         (lambda: WudiMerging(learning_rate=-1e-5), "learning_rate must not be negative"),
