@@ -12,18 +12,24 @@ Example:
     tensor([ 2., -3.,  2.])
 """
 
+from fusion_eval.merging.adamerging import AdaMerging
+from fusion_eval.merging.audit import Audit
 from fusion_eval.merging.average import Average
 from fusion_eval.merging.breadcrumbs import Breadcrumbs
+from fusion_eval.merging.calibration import Calibration, MethodWithData
 from fusion_eval.merging.dare import Dare
 from fusion_eval.merging.della import Della
 from fusion_eval.merging.emr import EmrMerging
+from fusion_eval.merging.fisher import Fisher
 from fusion_eval.merging.isotropic import IsoC, IsoCTS
 from fusion_eval.merging.knots import Knots
 from fusion_eval.merging.lines import Lines
 from fusion_eval.merging.method import MergingMethod, PerTaskMethod
 from fusion_eval.merging.model_stock import ModelStock
 from fusion_eval.merging.pcb import PcbMerging
+from fusion_eval.merging.recalibration import Recalibrated
 from fusion_eval.merging.reference import Base, Expert
+from fusion_eval.merging.regmean import RegMean
 from fusion_eval.merging.sce import Sce
 from fusion_eval.merging.slerp import NuSlerp, Slerp
 from fusion_eval.merging.spherical_mean import KarcherMean, MultiSlerp
@@ -37,25 +43,32 @@ from fusion_eval.merging.wise_ft import WiseFt
 from fusion_eval.merging.wudi import WudiMerging
 
 __all__ = [
+    "AdaMerging",
+    "Audit",
     "Average",
     "Base",
     "Breadcrumbs",
+    "Calibration",
     "ConsensusTaskArithmetic",
     "Dare",
     "Della",
     "EmrMerging",
     "Expert",
+    "Fisher",
     "IsoC",
     "IsoCTS",
     "KarcherMean",
     "Knots",
     "Lines",
     "MergingMethod",
+    "MethodWithData",
     "ModelStock",
     "MultiSlerp",
     "NuSlerp",
     "PcbMerging",
     "PerTaskMethod",
+    "Recalibrated",
+    "RegMean",
     "Sce",
     "Slerp",
     "StateDict",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -21,7 +22,12 @@ class MergingMethod(ABC):
     tensors (step counters, masks, quantised weights) are no matter of a method: whoever collects the stream copies
     them from the base, or averages them. Weights that are tied in `base`, two names for one memory, are one tensor:
     merged once, and tied in the result. The order of keys and of experts is immaterial.
+
+    Attributes:
+        merges: Whether it combines the experts, so that they are worth an audit; a copy of one model does not.
     """
+
+    merges: ClassVar[bool] = True
 
     @abstractmethod
     def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Iterator[tuple[str, Tensor]]:

@@ -46,7 +46,7 @@ def _difference(name: str, actual: StateDict, expected: StateDict) -> str | None
 
 
 def _untied(name: str, actual: StateDict, first: str) -> str | None:
-    if first not in actual or _same(actual[name], actual[first]):
+    if name == first or first not in actual or _same(actual[name], actual[first]):
         return None
     return f"{name} is not {first}, as it should be"
 

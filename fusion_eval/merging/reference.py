@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fusion_eval.merging.experts import read_expert
 from fusion_eval.merging.method import MergingMethod
@@ -16,6 +17,8 @@ __all__ = ["Base", "Expert"]
 @dataclass(frozen=True)
 class Base(MergingMethod):
     """The base model, no expert merged in: what a merge must beat. Reads no expert."""
+
+    merges: ClassVar[bool] = False
 
     def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
         """Copy the base; see `MergingMethod`."""
@@ -30,6 +33,7 @@ class Expert(MergingMethod):
         name: Which of the experts. Only this one is read.
     """
 
+    merges: ClassVar[bool] = False
     name: str
 
     def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:

@@ -31,9 +31,9 @@ class Sce(TaskVectorMethod):
     elected, and the base stays. Merge: `base + scaling *` the weighted mean of the others.
 
     mergekit's `sce` weighs the experts equally where their squares have a mean below 1e-6, as those of small
-    fine-tunings do (see `equal_below`), gives up on a tensor where `density * m` is below 1, and elects plus where signs weigh the same;
-    else the two are equal. The code that the authors published first selects for the weights alone, and merges all
-    places.
+    fine-tunings do (`equal_below`), gives up on a tensor where `density * m` is below 1, and elects plus where signs
+    weigh the same; else the two are equal. The code that the authors published first selects for the weights alone,
+    and merges all places.
 
     Attributes:
         scaling: The scaling coefficient of the merged task vector; the paper has none, which is 1.

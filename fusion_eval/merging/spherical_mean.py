@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fusion_eval.errors import ConfigError
+from fusion_eval.errors import ConfigError, MergeError
 from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.geometry import direction, inner, length
 from fusion_eval.merging.method import MergingMethod
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.tensors import Tensors, merge_whole_tensors
+from fusion_eval.merging.weights import expert_weights, require_weights
 
 __all__ = ["KarcherMean", "MultiSlerp"]
 
@@ -35,19 +36,31 @@ class MultiSlerp(MergingMethod):
 
     Attributes:
         origin: What the vectors are taken from: the "base" (task vectors), or "zero" (the weights themselves).
+        weights: Expert name to its weight in both means, of the directions and of the lengths; 1 for those not named.
 
     Raises:
-        ConfigError: `origin` is unknown.
+        ConfigError: `origin` is unknown, or a weight is not a finite number.
     """
 
     origin: _Origin = "base"
+    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         _require_origin(self)
+        require_weights(self)
 
     def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
-        """Merge; see `MergingMethod`. Takes the memory of one tensor of every expert in float64, thrice."""
-        return _merge(base, experts, self.origin, _equal_weights)
+        """Merge; see `MergingMethod`. Takes the memory of one tensor of every expert in float64, thrice.
+
+        Raises:
+            MergeError: the weights add up to 0.
+        """
+        read = read_experts(base, experts)
+        weights = expert_weights(self.weights, read)
+        if weights is not None and weights.sum() == 0:
+            raise MergeError(f"MultiSlerp: the weights add up to 0: {dict(self.weights)}")
+        shares = _equal_shares(len(read)) if weights is None else weights / weights.sum()
+        return _merge(base, read, self.origin, shares, lambda _cosines: shares)
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,8 @@ class KarcherMean(MergingMethod):
 
     def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
         """Merge; see `MergingMethod`. Takes the memory of one tensor of every expert in float64, thrice."""
-        return _merge(base, experts, self.origin, _karcher_weights)
+        read = read_experts(base, experts)
+        return _merge(base, read, self.origin, _equal_shares(len(read)), _karcher_weights)
 
 
 def _require_origin(method: MultiSlerp | KarcherMean) -> None:
@@ -83,27 +97,37 @@ def _require_origin(method: MultiSlerp | KarcherMean) -> None:
 
 
 def _merge(
-    base: StateDict, experts: Mapping[str, StateDict], origin: _Origin, weigh: Callable[[Tensor], Tensor]
+    base: StateDict,
+    experts: Mapping[str, StateDict],
+    origin: _Origin,
+    shares: Tensor,
+    weigh: Callable[[Tensor], Tensor],
 ) -> Tensors:
-    """Merge into the mean length times the direction of a weighted sum of directions, `weigh`ed by their cosines."""
+    """Merge into the mean length times the direction of a weighted sum of directions, `weigh`ed by their cosines.
+
+    The `shares` of the experts, shape `(n,)`, in means of vectors and lengths add up to 1.
+    """
+
+    def mean(values: Tensor) -> Tensor:
+        return (shares.to(values)[:, None] * values).sum(dim=0)
 
     def turn(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
         start = tensor.double() if origin == "base" else torch.zeros_like(tensor, dtype=torch.float64)
         vectors = (stacked.double() - start).reshape(len(stacked), -1)
         directions = direction(vectors)
         cosines = inner(directions[:, None], directions[None]).squeeze(-1)
-        if cosines.mean() < _NO_DIRECTION**2:
-            merged = vectors.mean(dim=0)
+        if mean(mean(cosines)[:, None]) < _NO_DIRECTION**2:
+            merged = mean(vectors)
         else:
-            weights = weigh(cosines)
-            merged = length(vectors).mean() * direction((weights[:, None] * directions).sum(dim=0))
+            weights = weigh(cosines).to(vectors)
+            merged = mean(length(vectors)) * direction((weights[:, None] * directions).sum(dim=0))
         return (start + merged.view(tensor.shape)).to(tensor.dtype)
 
-    return merge_whole_tensors(base, read_experts(base, experts), turn)
+    return merge_whole_tensors(base, experts, turn)
 
 
-def _equal_weights(cosines: Tensor) -> Tensor:
-    return torch.full_like(cosines[0], 1 / len(cosines))
+def _equal_shares(count: int) -> Tensor:
+    return torch.full((count,), 1 / count, dtype=torch.float64)
 
 
 def _karcher_weights(cosines: Tensor) -> Tensor:
@@ -115,7 +139,7 @@ def _karcher_weights(cosines: Tensor) -> Tensor:
     def size(weights: Tensor) -> Tensor:
         return (weights @ cosines @ weights).clamp(min=0).sqrt()
 
-    mean = _equal_weights(cosines)
+    mean = _equal_shares(len(cosines)).to(cosines)
     for _ in range(_MOST_STEPS):
         mean = mean / size(mean)
         towards = (cosines @ mean).clamp(-1, 1)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-
 from torch import Tensor
 
 from fusion_eval.errors import CheckpointError
 from fusion_eval.merging.mismatch import describe_mismatch
 from fusion_eval.merging.state_dict import StateDict, distinct_names
+from fusion_eval.models.prefix import splits
 
-__all__ = ["fit_state_dict"]
+__all__ = ["fit_state_dict", "stored_names"]
 
 
 def fit_state_dict(state_dict: StateDict, expected: StateDict, source: str) -> dict[str, Tensor]:
@@ -52,19 +51,32 @@ def fit_state_dict(state_dict: StateDict, expected: StateDict, source: str) -> d
     return {name: stored[first] for name, first in first_of.items()}
 
 
+def stored_names(state_dict: StateDict, expected: StateDict, source: str) -> dict[str, str]:
+    """Names in the architecture to names in a checkpoint, of all weights that are stored under a name of their own.
+
+    Args:
+        state_dict: As `fit_state_dict` takes it.
+        expected: Likewise.
+        source: Likewise.
+
+    Raises:
+        CheckpointError: several prefixes fit equally well.
+
+    Example:
+        >>> import torch
+        >>> stored = {"backbone.weight": torch.ones(2), "head.bias": torch.zeros(3)}
+        >>> stored_names(stored, {"weight": torch.zeros(2)}, "last.ckpt")
+        {'weight': 'backbone.weight'}
+    """
+    prefix = _prefix(state_dict, expected, source)
+    return {name: prefix + name for name in expected if prefix + name in state_dict}
+
+
 def _prefix(state_dict: StateDict, expected: StateDict, source: str) -> str:
-    covered = Counter(prefix for name in state_dict for prefix, rest in _splits(name) if rest in expected)
+    covered = Counter(prefix for name in state_dict for prefix, rest in splits(name) if rest in expected)
     best = [prefix for prefix, count in covered.items() if count == max(covered.values())]
     if "" in best or not best:
         return ""
     if len(best) > 1:
         raise CheckpointError(f"{source}: the architecture fits below several prefixes: {', '.join(sorted(best)[:5])}")
     return best[0]
-
-
-def _splits(name: str) -> Iterator[tuple[str, str]]:
-    """("", "a.b.c"), ("a.", "b.c"), ("a.b.", "c")."""
-    parts = name.split(".")
-    for depth in range(len(parts)):
-        rest = ".".join(parts[depth:])
-        yield name.removesuffix(rest), rest

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from fusion_eval.errors import ConfigError
-from fusion_eval.merging.method import MergingMethod, PerTaskMethod
+from fusion_eval.merging import MergingMethod, PerTaskMethod, Recalibrated
+from fusion_eval.merging.audit import Audit, audit
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.stream import Integers, finished
+from fusion_eval.models.checkpoint import load_state_dict
+from fusion_eval.models.fit import stored_names
 from fusion_eval.models.heads import LinearHead
 from fusion_eval.models.merged import MergedModel
+from fusion_eval.models.saving import MergeWriter, saving
 from fusion_eval.models.stored import StoredExperts, open_weights
 from fusion_eval.models.variants import Variants
 
@@ -29,7 +35,8 @@ class ModelPool:
     Attributes:
         architecture: Builds the backbone, with any weights; in YAML a node with `_partial_: true`.
         base: Checkpoint of the pretrained backbone, as `load_state_dict` takes it.
-        experts: Expert name to the checkpoint of the backbone fine-tuned from `base`.
+        experts: Expert name to the checkpoint of the backbone fine-tuned from `base`, or to a LoRA adapter that PEFT
+            saved.
         heads: Task name to the head that was trained for it.
         dtype: What merged weights are rounded to: "float32", "bfloat16", "float16" or "float64"; None: the base's.
         integers: "base" copies integer tensors (step counters, quantised weights) from the base, "average" takes their
@@ -52,17 +59,22 @@ class ModelPool:
         if self.integers not in ("base", "average"):
             raise ConfigError(f'ModelPool: integers must be "base" or "average", got {self.integers!r}')
 
-    def merge(self, method: MergingMethod) -> MergedModel:
+    def merge(self, method: MergingMethod, save_to: str | None = None) -> MergedModel:
         """Build the backbone with the weights that a method makes of the checkpoints, and load the heads.
 
         A checkpoint is opened when the method asks for it, and read tensor by tensor; each merged tensor goes into the
-        backbone as soon as it is made. The backbone keeps the dtype that the architecture was built with.
+        backbone, and to disk, as soon as it is made. The backbone keeps the dtype that the architecture was built with.
 
         Args:
             method: Any of `fusion_eval.merging`, or `Checkpoint`.
+            save_to: Where to save the merge too: a `.safetensors` file, or a directory in the form of the base's. Of a
+                merge that is not the same for every task, that for each expert's task goes into a directory of its
+                name there.
 
         Raises:
-            CheckpointError: a checkpoint cannot be read, or does not fit the architecture.
+            CheckpointError: a checkpoint cannot be read or does not fit the architecture, or `save_to` exists already
+                or cannot be written.
+            ConfigError: `method` is none.
             MergeError: the method cannot merge them.
         """
         if not isinstance(method, MergingMethod):
@@ -72,13 +84,33 @@ class ModelPool:
         base, experts = self.open(expected)
 
         @torch.no_grad()
-        def write(method: MergingMethod) -> None:
-            for name, tensor in finished(method, base, experts, self._torch_dtype, self.integers):
-                expected[name].copy_(tensor)
+        def write(method: MergingMethod, path: str | Path | None = None) -> None:
+            with self._saving(path, expected) as writer:
+                for name, tensor in finished(method, base, experts, self._torch_dtype, self.integers):
+                    expected[name].copy_(tensor)
+                    if writer is not None:
+                        writer.write(name, tensor)
 
+        if not isinstance(method, PerTaskMethod):
+            write(method, save_to)
+            return MergedModel(backbone, self._heads())
+        if save_to is not None:
+            for expert in experts:
+                write(method.variant(expert), Path(save_to, expert))
         write(method)
-        variants = Variants(method, frozenset(experts), write) if isinstance(method, PerTaskMethod) else None
-        return MergedModel(backbone, {task: head.load() for task, head in self.heads.items()}, variants)
+        return MergedModel(backbone, self._heads(), Variants(method, frozenset(experts), write))
+
+    def audit(self, method: MergingMethod | None = None) -> Audit:
+        """Look at all checkpoints before they are merged; see `merging.audit`.
+
+        Args:
+            method: Which is going to merge them, if that is known.
+
+        Raises:
+            CheckpointError: the base cannot be read, or does not fit the architecture.
+        """
+        base, experts = self.open()
+        return audit(base, experts, isinstance(method, Recalibrated), self.integers)
 
     def open(self, expected: StateDict | None = None) -> tuple[StateDict, Mapping[str, StateDict]]:
         """Base and experts under the names of the architecture, memory-mapped; an expert is opened when asked for.
@@ -92,6 +124,15 @@ class ModelPool:
         expected = self.architecture().state_dict() if expected is None else expected
         base = open_weights(self.base, expected)
         return base, StoredExperts(self.experts, base, expected)
+
+    def _saving(self, path: str | Path | None, expected: StateDict) -> AbstractContextManager[MergeWriter | None]:
+        if path is None:
+            return nullcontext()
+        stored = load_state_dict(self.base)
+        return saving(path, self.base, stored, stored_names(stored, expected, self.base), self._torch_dtype)
+
+    def _heads(self) -> dict[str, nn.Module]:
+        return {task: head.load() for task, head in self.heads.items()}
 
     @property
     def _torch_dtype(self) -> torch.dtype | None:

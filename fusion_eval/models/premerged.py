@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fusion_eval.merging.method import MergingMethod
 from fusion_eval.merging.state_dict import StateDict
@@ -22,6 +23,7 @@ class Checkpoint(MergingMethod):
         path: As `load_state_dict` takes it; its tensors are those of the base.
     """
 
+    merges: ClassVar[bool] = False
     path: str
 
     def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.state_dict import StateDict, identity_of
+from fusion_eval.models.adapter import is_adapter, read_adapter
 from fusion_eval.models.checkpoint import load_state_dict
 from fusion_eval.models.fit import fit_state_dict
 
@@ -64,7 +65,11 @@ class StoredExperts(Mapping[str, StateDict]):
     expected: StateDict
 
     def __getitem__(self, name: str) -> StateDict:
-        return open_weights(self.paths[name], self.expected)
+        path = self.paths[name]
+        if is_adapter(path):
+            base = identity_of(self.base)
+            return read_adapter(path, self.base, base and (_identity(path), base))
+        return open_weights(path, self.expected)
 
     def __contains__(self, name: object) -> bool:
         return name in self.paths

@@ -18,9 +18,7 @@ class Variants:
         write: Writes what a method makes into the backbone, which holds what `method` itself makes at first.
     """
 
-    def __init__(
-        self, method: PerTaskMethod, experts: frozenset[str], write: Callable[[MergingMethod], None]
-    ) -> None:
+    def __init__(self, method: PerTaskMethod, experts: frozenset[str], write: Callable[[MergingMethod], None]) -> None:
         self._method = method
         self._experts = experts
         self._write = write

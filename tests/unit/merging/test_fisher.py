@@ -1,13 +1,11 @@
 """Fisher merging: against FusionBench's merge (see tests/oracles), a loop of plain torch, and what must always hold."""
 
-from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy
@@ -23,6 +21,7 @@ from fusion_eval.tasks.calibration import Calibration
 
 ROOT = Path(__file__).parents[3]
 CLASSES = 5
+EXPERTS = ("one", "two")
 
 
 def network():
@@ -43,7 +42,7 @@ def calibration(inputs, architecture=network, targets=None):
 
 
 def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def weights(seed, architecture=network):
@@ -53,20 +52,12 @@ def weights(seed, architecture=network):
     }
 
 
-@pytest.fixture(scope="module")
-def golden():
-    models = defaultdict(dict)
-    for key, tensor in load_file(ROOT / "tests" / "oracles" / "data_methods.safetensors").items():
-        model, name = key.split("/")
-        models[model][name] = tensor
-    return models
-
-
 @pytest.mark.parametrize(("recipe", "normalize"), [("fisher", False), ("fisher_normalized", True)])
-def test_equals_fusion_bench(golden, recipe, normalize):
-    samples = calibration({name: tensor.float() for name, tensor in golden["inputs"].items()})
-    merged = Fisher(samples, normalize=normalize, floor=0.0)(golden["base"], {n: golden[n] for n in ("one", "two")})
-    torch.testing.assert_close(merged, dict(golden[recipe]), rtol=1e-4, atol=1e-5)
+def test_equals_fusion_bench(oracle, recipe, normalize):
+    models = partial(oracle, "data_methods.safetensors")
+    samples = calibration({name: tensor.float() for name, tensor in models("inputs").items()})
+    merged = Fisher(samples, normalize=normalize, floor=0.0)(models("base"), {name: models(name) for name in EXPERTS})
+    torch.testing.assert_close(merged, models(recipe), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("labels", ["model", "data"])

@@ -1,0 +1,115 @@
+"""What `fusion-eval` does with a composed config: build, audit, merge, evaluate, write."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fusion_eval.config import build
+from fusion_eval.errors import ConfigError, FusionEvalError
+
+if TYPE_CHECKING:
+    from fusion_eval.report import References
+
+__all__ = ["evaluate"]
+
+_CHOICES = {
+    "audit": (True, False, "only"),
+    "on_error": ("raise", "record"),
+    "selected_on": (None, "none", "val", "test", "oracle"),
+}
+
+
+def evaluate(cfg: DictConfig, directory: Path) -> float | None:
+    """Evaluate what a composed config describes and write report.json, report.md and samples/ into `directory`.
+
+    Returns:
+        The objective; None where the report has none, where only an audit was asked for, and on the ranks of a
+        distributed run that do not write.
+
+    Raises:
+        FusionEvalError: the config is wrong, the models cannot be merged, or a task failed; what was finished is on
+            disk.
+    """
+    _check_choices(cfg)
+    pool, models = build(cfg.taskpool, "taskpool"), build(cfg.modelpool, "modelpool")
+    method, runner = build(cfg.model, "model"), build(cfg.runner, "runner")
+    if cfg.audit == "only":
+        _print_audit(models, method)
+        return None
+    warnings = _audit(models, method, runner) if cfg.audit and getattr(method, "merges", False) else []
+    model = models.merge(method, cfg.save_merged if runner.is_global_zero else None)
+
+    from fusion_eval.report import References, ReportWriter, aggregate, objective, print_report, provenance
+
+    if not runner.is_global_zero:
+        with suppress(FusionEvalError):  # rank 0 raises the same one, and reports it
+            _run(cfg, pool, models, model, runner, lambda name, outcome: None)
+        return None
+    writer = ReportWriter(directory, provenance(_plain(cfg)), cfg.selected_on)
+    references, finished = References(), False
+    try:
+        references = _run(cfg, pool, models, model, runner, writer.add)
+        finished = True
+    finally:
+        report = writer.report
+        aggregates = aggregate(report, references, tasks=tuple(getattr(pool, "tasks", report)), seed=cfg.seed)
+        warnings += [f"no reference: {name}: {failure.message}" for name, failure in references.failures.items()]
+        failures = {**report.failures, **references.failures}
+        complete = finished and not failures
+        writer.finish(references, aggregates, warnings, "complete" if complete else "partial" if report else "failed")
+        print_report(report, references, aggregates)
+        print(directory / "report.json")
+    if failures:
+        named = "; ".join(f"{name}: {failure.error}: {failure.message}" for name, failure in failures.items())
+        raise FusionEvalError(f"{len(failures)} failed: {named}")
+    return objective(report, aggregates, cfg.objective)
+
+
+def _audit(models: Any, method: Any, runner: Any) -> list[str]:
+    """Refuse what cannot be merged, show what is doubtful, and return all there is to say in the report."""
+    audit = models.audit(method)
+    audit.raise_for_errors()
+    for finding in audit.of("warning") if runner.is_global_zero else ():
+        print(f"fusion-eval: warning: {finding.message}", file=sys.stderr)
+    return [finding.message for finding in audit.findings]
+
+
+def _print_audit(models: Any, method: Any) -> None:
+    """Show what the audit finds; errors make the command fail."""
+    from fusion_eval.report.audit_table import audit_verdict, print_audit
+
+    audit = models.audit(method)
+    print_audit(audit, {"base": models.base, **models.experts})
+    if audit.of("error"):
+        raise FusionEvalError(audit_verdict(audit))
+
+
+def _run(
+    cfg: DictConfig, pool: Any, models: Any, model: Any, runner: Any, add: Callable[[str, Any], None]
+) -> References:
+    """Evaluate the model, handing over each task's outcome, then base and experts."""
+    from fusion_eval.report import References, TaskResult
+    from fusion_eval.taskpool import TaskPool, evaluate_references
+
+    report = pool.evaluate(model, runner, on_error=cfg.on_error, on_result=add, label="merged")
+    if isinstance(pool, TaskPool):
+        return evaluate_references(pool, models, runner, tasks=report) if cfg.references and report else References()
+    for name, metrics in report.items():
+        add(name, TaskResult(metrics, {}, primary=next(iter(metrics)), count=0, seconds=0.0))
+    return References()
+
+
+def _check_choices(cfg: DictConfig) -> None:
+    for key, choices in _CHOICES.items():
+        if cfg[key] not in choices:
+            raise ConfigError(f"{key}: expected {', '.join(map(str, choices))}; found {cfg[key]!r}")
+
+
+def _plain(cfg: DictConfig) -> Any:
+    return OmegaConf.to_container(cfg, resolve=True)

@@ -1,0 +1,157 @@
+"""Fisher merging: an average in which each parameter of an expert counts as much as its predictions depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fusion_eval.errors import ConfigError, MergeError
+from fusion_eval.merging.calibration import Calibration, MethodWithData, measured_on
+from fusion_eval.merging.consensus import weigh
+from fusion_eval.merging.experts import read_experts
+from fusion_eval.merging.hyperparameters import require_not_negative
+from fusion_eval.merging.matrices import one_thread
+from fusion_eval.merging.memory import process_memory
+from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.tensors import Tensors, merge_whole_tensors
+from fusion_eval.merging.weights import expert_weights, require_weights
+
+__all__ = ["Fisher"]
+
+_LABELS = ("model", "data")
+
+_GRADIENTS_AT_ONCE = 2**27
+"""Elements: as many classes' gradients of a sample are kept at once, 0.5 GB."""
+
+
+@dataclass(frozen=True)
+class Fisher(MethodWithData):
+    """Fisher-weighted averaging (arXiv 2111.09832): `sum_t w_t F_t expert_t / sum_t w_t F_t`, element by element.
+
+    `F_t`, the diagonal of the Fisher information of expert `t`, is the mean over its task's calibration samples `x` of
+    the expectation over `y` of `(d log p(y | x) / d parameter) ** 2`. Buffers have none: they get the weighted mean.
+
+    It costs a forward pass a sample, and a backward pass a class (`labels="model"`) or a sample (`"data"`), and takes
+    the memory of one model for each expert, and of two more. On the CPU it runs with one thread, so that the number of
+    threads changes no bit. A sweep over `weights`, `normalize` and `floor` measures once.
+
+    Attributes:
+        calibration: The samples.
+        labels: Where `y` comes from: "model" is the expectation over the expert's own predictions, as in the paper;
+            "data" takes the labels, which is called the empirical Fisher information.
+        weights: Expert name to its `w_t`, not negative; 1 for those not named.
+        normalize: Whether each `F_t` is divided by its norm, as the authors' code does, so that an expert whose
+            gradients are large on the whole does not outweigh the others everywhere.
+        floor: The least that an element of `F_t` counts, after it is divided; where all of them are smaller, the result
+            is the mean. The authors' code has 1e-6 before dividing and for the first expert only, which here would
+            let an expert that fits its samples so well that all its gradients are small win everywhere.
+
+    Raises:
+        ConfigError: a hyper-parameter is out of range.
+    """
+
+    calibration: Calibration
+    labels: Literal["model", "data"] = "model"
+    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
+    normalize: bool = True
+    floor: float = 1e-6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.labels not in _LABELS:
+            raise ConfigError(f"Fisher: labels={self.labels!r}; choose one of {', '.join(_LABELS)}")
+        require_weights(self)
+        for name, weight in self.weights.items():
+            if weight < 0:
+                raise ConfigError(f"Fisher: weights.{name} must not be negative, got {weight!r}")
+        require_not_negative(self, "floor")
+
+    def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
+        """Merge; see `MergingMethod`.
+
+        Raises:
+            MergeError: the weights are all 0, or the Fisher information is not finite.
+        """
+        read = read_experts(base, experts)
+        weights = expert_weights(self.weights, read)
+        if weights is not None and not weights.any():
+            raise MergeError(f"Fisher: all weights are 0: {dict(self.weights)}")
+        importances = [self.importance(name, expert) for name, expert in read.items()]
+
+        def average(name: str, _tensor: Tensor, stacked: Tensor) -> Tensor:
+            shares = weigh(torch.ones_like(stacked), weights)
+            if name in importances[0]:
+                important = shares * torch.stack([importance[name] for importance in importances])
+                shares = torch.where(important.sum(dim=0) > 0, important, shares)
+            return (shares * stacked).sum(dim=0) / shares.sum(dim=0)
+
+        return merge_whole_tensors(base, read, average)
+
+    def importance(self, name: str, expert: StateDict) -> dict[str, Tensor]:
+        """What each parameter of an expert counts: `F_t`, divided by its norm, and the floor where that is less.
+
+        Args:
+            name: Of the expert, by which its samples are known.
+            expert: Its weights.
+
+        Returns:
+            Parameter names, the first of tied ones, to tensors of their shape, float32.
+
+        Raises:
+            MergeError: the Fisher information is not finite.
+        """
+        with one_thread():
+            information = self._information(name, expert)
+            norm = sum(float(one.double().square().sum()) for one in information.values()) ** 0.5
+        if not norm < float("inf"):
+            raise MergeError(f"the Fisher information of expert {name!r} is not finite on its calibration samples")
+        scale = norm if self.normalize and norm else 1.0
+        return {key: (one / scale).clamp(min=self.floor) for key, one in information.items()}
+
+    def _information(self, name: str, expert: StateDict) -> dict[str, Tensor]:
+        group = measured_on(self.calibration, {name: expert}, "fisher", self.labels)
+        measured = cache(lambda: self._measure(name, expert))
+        keys = [key for key, _ in self.calibration.backbone().named_parameters()]
+        return {key: process_memory.recall(group, key, lambda: measured()[key]) for key in keys}  # noqa: B023
+
+    def _measure(self, name: str, expert: StateDict) -> dict[str, Tensor]:
+        with torch.inference_mode(False), torch.enable_grad():
+            backbone = self.calibration.backbone()
+            backbone.load_state_dict(expert)
+            parameters: dict[str, Tensor] = dict(backbone.named_parameters())
+            total = {key: torch.zeros_like(parameter) for key, parameter in parameters.items()}
+            count = 0
+            for inputs, target in self.calibration.batches(name, size=1):
+                logits = self.calibration.outputs(name, backbone, (inputs, target))
+                for key, squares in self._squares(logits[0].log_softmax(dim=0), target, parameters).items():
+                    total[key] += squares
+                count += 1
+            return {key: one.cpu() / count for key, one in total.items()}
+
+    def _squares(self, log_probabilities: Tensor, target: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The expectation over classes of the squared gradients of one sample."""
+        classes = torch.eye(len(log_probabilities), device=log_probabilities.device)
+        chances = log_probabilities.detach().exp()
+        if self.labels == "data":
+            classes, chances = classes[target], torch.ones_like(chances[:1])
+        at_once = max(1, _GRADIENTS_AT_ONCE // sum(parameter.numel() for parameter in parameters.values()))
+        total: dict[str, Tensor] = {}
+        for some, their_chances in zip(torch.split(classes, at_once), torch.split(chances, at_once), strict=True):
+            gradients = torch.autograd.grad(
+                log_probabilities,
+                list(parameters.values()),
+                some,
+                retain_graph=True,
+                is_grads_batched=True,
+                allow_unused=True,
+            )
+            for key, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    squares = torch.tensordot(their_chances, gradient.square(), dims=1)
+                    total[key] = total[key] + squares if key in total else squares
+        return total
