@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -16,6 +15,7 @@ from omegaconf import DictConfig
 from fusion_eval.errors import FusionEvalError
 from fusion_eval.evaluation import evaluate
 from fusion_eval.help import help_text
+from fusion_eval.sweeper import conclude_sweep, run_or_record
 
 __all__ = ["main"]
 
@@ -31,16 +31,21 @@ def main() -> None:
         _job()
     except KeyboardInterrupt:
         sys.exit("fusion-eval: interrupted; what was finished is in the run directory")
+    finally:
+        complete = conclude_sweep()
+    if not complete:
+        sys.exit(1)
 
 
 @hydra.main(config_path="pkg://fusion_eval.conf", config_name="config", version_base="1.3")
 def _job(cfg: DictConfig) -> float | None:
     """One evaluation, or, with `-m`, one job of a sweep; the returned number is what a sweeper optimises."""
+    directory = Path(HydraConfig.get().runtime.output_dir)
     if HydraConfig.get().mode is RunMode.MULTIRUN:
-        os.environ["FUSION_EVAL_SWEEP_DIR"] = HydraConfig.get().sweep.dir  # a DDP child replays the sweep, in its place
         _share(cfg.memory_gb)
+        return run_or_record(evaluate, cfg, directory)
     try:
-        return evaluate(cfg, Path(HydraConfig.get().runtime.output_dir))
+        return evaluate(cfg, directory)
     except FusionEvalError as error:
         raise CompactHydraException(f"fusion-eval: error: {error}") from error
 

@@ -45,24 +45,28 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
     warnings = _audit(models, method, runner) if cfg.audit and getattr(method, "merges", False) else []
     model = models.merge(method, cfg.save_merged if runner.is_global_zero else None)
 
-    from fusion_eval.report import References, ReportWriter, aggregate, objective, print_report, provenance
+    from fusion_eval.report import References, ReportWriter, TaskFailure, aggregate, objective, print_report, provenance
 
     if not runner.is_global_zero:
         with suppress(FusionEvalError):  # rank 0 raises the same one, and reports it
             _run(cfg, pool, models, model, runner, lambda name, outcome: None)
         return None
-    writer = ReportWriter(directory, provenance(_plain(cfg)), cfg.selected_on)
-    references, finished = References(), False
+    writer = ReportWriter(directory, provenance(_plain(cfg)), cfg.selected_on, model.record)
+    references, stopped = References(), None
     try:
         references = _run(cfg, pool, models, model, runner, writer.add)
-        finished = True
+    except BaseException as error:
+        stopped = TaskFailure.from_exception(error)
+        raise
     finally:
         report = writer.report
         aggregates = aggregate(report, references, tasks=tuple(getattr(pool, "tasks", report)), seed=cfg.seed)
         warnings += [f"no reference: {name}: {failure.message}" for name, failure in references.failures.items()]
         failures = {**report.failures, **references.failures}
-        complete = finished and not failures
-        writer.finish(references, aggregates, warnings, "complete" if complete else "partial" if report else "failed")
+        complete = stopped is None and not failures
+        writer.finish(
+            references, aggregates, warnings, "complete" if complete else "partial" if report else "failed", stopped
+        )
         print_report(report, references, aggregates)
         print(directory / "report.json")
     if failures:
@@ -112,4 +116,9 @@ def _check_choices(cfg: DictConfig) -> None:
 
 
 def _plain(cfg: DictConfig) -> Any:
-    return OmegaConf.to_container(cfg, resolve=True)
+    """The resolved config, each part once: the calibration data refers to tasks and models, and a method to it."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    plain["calibration"] |= {"tasks": "${taskpool.tasks}", "models": "${modelpool}"}
+    if "calibration" in plain["model"]:
+        plain["model"]["calibration"] = "${calibration}"
+    return plain

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import logging
-import time
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from torch import nn
-from torchmetrics import Metric
 
-from fusion_eval.data import Samples
-from fusion_eval.engine.estimate import estimate_metrics
-from fusion_eval.engine.fingerprint import code_of, describe_architecture, fingerprint_config, fingerprint_weights
-from fusion_eval.engine.module import EVALUATED, TaskModule
+from fusion_eval.engine.evaluate import evaluate
+from fusion_eval.engine.fingerprint import fingerprint_weights
+from fusion_eval.engine.key import dependencies, process_key
+from fusion_eval.engine.module import TaskModule
+from fusion_eval.engine.prepare import prepare
 from fusion_eval.engine.progress import TaskProgress
-from fusion_eval.engine.ranks import raise_together
 from fusion_eval.engine.shard import select
-from fusion_eval.engine.store import process_store
+from fusion_eval.engine.store import DiskStore, process_store
 from fusion_eval.errors import ConfigError, TaskError
+from fusion_eval.models import MergedModel
 from fusion_eval.report import TaskResult
 from fusion_eval.tasks import Task
 
@@ -44,6 +44,8 @@ class Runner:
         seed: Of `limit`, of the bootstrap, and of models that draw random numbers.
         bootstrap: Resamples behind the standard error of a metric that is no mean over samples; 0: no such errors.
         progress: Whether to show on standard error what runs.
+        store: Directory of results that are not evaluated again, shared with other processes and machines; None: only
+            this process remembers.
 
     Raises:
         ConfigError: if a number is out of range.
@@ -56,6 +58,7 @@ class Runner:
     seed: int = 0
     bootstrap: int = 100
     progress: bool = False
+    store: str | None = None
 
     def __post_init__(self) -> None:
         least = {"batch_size": 1, "num_workers": 0, "limit": 1, "seed": 0, "bootstrap": 0}
@@ -84,8 +87,9 @@ class Runner:
         Raises:
             FusionEvalError: the data, the model's output or a metric is not what it should be.
         """
-        started = time.perf_counter()
-        samples, head = _prepare(name, task, model)
+        if isinstance(model, MergedModel):
+            model.adapt(task.model_key(name))
+        samples, head = prepare(name, task, model)
         indices = select(len(samples), self.limit, self.seed)
         processes = self._trainer.num_devices * self._trainer.num_nodes
         if len(indices) < processes:
@@ -106,30 +110,22 @@ class Runner:
             self.num_workers,
             keep_outputs=self.bootstrap > 0,
         )
-        key = self._key(fingerprints, task, module, [part for part in (model, head) if part is not None])
+        key = process_key(
+            fingerprints, task, module, [part for part in (model, head) if part is not None], self._settings
+        )
         known = None if key is None else process_store.get(key)
         if known is not None:
             return known
-        self._progress.announce(f"{label} on {name}")
-        logged = self._test(module)
-        if logged.pop(EVALUATED) != len(indices):
-            raise TaskError(f"{len(indices)} samples should have been evaluated exactly once, Lightning ran others")
-        resamples = self.bootstrap if self.is_global_zero else 0  # one rank reports
-        metrics, errors = estimate_metrics(
-            task, module.metrics, logged, module.columns, module.outputs, resamples, self.seed
-        )
-        primary = next((key for key, metric in module.metrics.items() if _more_is_better(metric)), task.primary)
-        result = TaskResult(
-            metrics=metrics,
-            standard_errors=errors,
-            primary=primary,
-            count=len(indices),
-            seconds=time.perf_counter() - started,
-            samples=module.columns,
-            scores=task.sample_values(module.metrics[primary], module.columns),
-            fingerprints=fingerprints,
-            higher_is_better=_more_is_better(module.metrics[primary]),
-        )
+        what = f"{label} on {name}"
+        run = partial(self._evaluate, what, task, module, fingerprints)
+        store, depends_on = self._disk_store, None
+        if store is not None:
+            depends_on = dependencies(fingerprints, task, model, head, samples, indices, self._settings)
+        if store is None or depends_on is None:
+            result = run()
+        else:
+            self._gather_ranks()
+            result = store.get_or_run(depends_on, run, what, leads=self.is_global_zero)
         if key is not None:
             process_store.put(key, result)
         return result
@@ -139,27 +135,24 @@ class Runner:
         if self.is_global_zero:
             self._progress.done(result)
 
-    def _key(
-        self, fingerprints: dict[str, str], task: Task, module: TaskModule, parts: list[nn.Module]
-    ) -> tuple[Hashable, ...] | None:
-        """All that a result depends on; None where a part of the task (a lambda) cannot be described."""
+    def _evaluate(self, what: str, task: Task, module: TaskModule, fingerprints: dict[str, str]) -> TaskResult:
+        self._progress.announce(what)
         try:
-            settings = task.settings()
-        except ConfigError:
-            return None
-        architecture = [describe_architecture(part) for part in parts]
-        described = fingerprint_config(fingerprints, architecture, settings, self._settings, module.indices.tolist())
-        return (described, *map(code_of, parts), *map(type, module.metrics.values()))
-
-    def _test(self, module: TaskModule) -> dict[str, float]:
-        trainer = self._trainer
-        try:
-            with _quiet(), _seeded(self.seed), module.placed(trainer):
-                [logged] = trainer.test(module, verbose=False)
+            with _quiet():
+                return evaluate(self._trainer, task, module, fingerprints, self.bootstrap, self.seed)
         except BaseException:
             del self.__dict__["_trainer"]  # it stopped half-way; the next task gets a fresh one
             raise
-        return {key.rpartition("/")[2]: float(value) for key, value in logged.items()}
+
+    def _gather_ranks(self) -> None:
+        """Connect the processes of a distributed run now, where someone else (torchrun, Slurm) has started them all.
+
+        Lightning does it when the first task runs, but before that they must agree on what is known already.
+        """
+        strategy: Any = self._trainer.strategy
+        environment = getattr(strategy, "cluster_environment", None)
+        if environment is not None and not isinstance(environment, LightningEnvironment):
+            strategy.setup_environment()
 
     @cached_property
     def _trainer(self) -> pl.Trainer:
@@ -174,6 +167,13 @@ class Runner:
         return made
 
     @cached_property
+    def _disk_store(self) -> DiskStore | None:
+        try:
+            return None if self.store is None else DiskStore(Path(self.store).expanduser())
+        except RuntimeError as error:  # a container's user may have no home
+            raise ConfigError(f"store: {self.store}: {error} Give store.path, or store=off") from error
+
+    @cached_property
     def _progress(self) -> TaskProgress:
         return TaskProgress(self.progress)
 
@@ -181,10 +181,6 @@ class Runner:
     def _settings(self) -> dict[str, Any]:
         """What of the runner decides the numbers of a result."""
         return {"precision": str(self._trainer.precision), "seed": self.seed, "bootstrap": self.bootstrap}
-
-
-def _more_is_better(metric: Metric) -> bool:
-    return metric.higher_is_better is not False
 
 
 def _quiet_cpu_trainer() -> pl.Trainer:
@@ -196,47 +192,6 @@ def _quiet_cpu_trainer() -> pl.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-
-
-def _prepare(name: str, task: Task, model: nn.Module) -> tuple[Samples, nn.Module | None]:
-    """Load data and head, on all ranks or on none."""
-    prepared: tuple[Samples, nn.Module | None] | None = None
-    error: Exception | None = None
-    try:
-        prepared = _load_samples(task), _find_head(name, task, model)
-    except Exception as raised:
-        error = raised
-    raise_together(error)
-    assert prepared is not None
-    return prepared
-
-
-def _load_samples(task: Task) -> Samples:
-    samples = task.data.load()
-    if len(samples) == 0:
-        raise TaskError(f"{task.data} holds no samples")
-    return samples
-
-
-def _find_head(name: str, task: Task, model: nn.Module) -> nn.Module | None:
-    if task.head is not None and not isinstance(task.head, str):
-        return task.head.load()
-    heads = getattr(model, "heads", None)
-    if not isinstance(heads, (Mapping, nn.ModuleDict)):  # others count attention heads under this name
-        heads = {}
-    key = task.model_key(name)
-    if key in heads:
-        return heads[key]
-    if isinstance(task.head, str) and heads:  # a model that brings no heads returns logits
-        raise TaskError(f"the model has no head {task.head!r}; it has: {', '.join(heads)}")
-    return None
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager

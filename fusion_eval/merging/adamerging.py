@@ -31,8 +31,8 @@ class AdaMerging(MethodWithData):
     calibration samples, one batch of every task a step. Coefficients are clamped to [0, 1], as the authors' code does.
     The paper learns on the unlabelled test samples themselves; here they are never those that are evaluated.
 
-    Entropy measures how sure a model is, not how right. Where the base is surer on a task than the experts, as on the
-    embedded pool, the coefficients fall and so does the accuracy: compare with `steps=0`.
+    Entropy measures how sure a model is, not how right. Where the base is surer than a merge, as on most tasks of the
+    embedded pool, many coefficients fall, and the accuracy with them: compare with `steps=0`.
 
     It takes the memory of two models and one for each expert, in float32, and a forward and a backward pass of
     `steps` batches a task; in the authors' code a batch has 2 * 16 samples. On the CPU it runs with one thread, so that
@@ -69,7 +69,8 @@ class AdaMerging(MethodWithData):
     def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
         """Merge; see `MergingMethod`."""
         read = read_experts(base, experts)
-        coefficients = self._learnt(base, experts)
+        coefficients = self._learn(base, read)
+        self.__dict__["_last"] = (base, experts, coefficients)  # for the record of this merge, which follows it
 
         def add(name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
             return tensor + weigh(stacked - tensor, coefficients[name]).sum(dim=0)
@@ -91,13 +92,10 @@ class AdaMerging(MethodWithData):
         return {**super().record(base, experts), "coefficients": coefficients}
 
     def _learnt(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
-        """What `_learn` returns; the last one is kept, so that a merge and its record learn once."""
-        last = self.__dict__.get("_last")
-        if last is None or last[0] is not base or last[1] is not experts:
-            last = (base, experts, self._learn(base, read_experts(base, experts)))
-            self.__dict__["_last"] = last
-        learnt: dict[str, Tensor] = last[2]
-        return learnt
+        """What the last merge learnt, if it was of these; else it is learnt again."""
+        last_base, last_experts, learnt = self.__dict__.get("_last", (None, None, {}))
+        same = last_base is base and last_experts is experts
+        return learnt if same else self._learn(base, read_experts(base, experts))
 
     def _learn(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
         """Names of distinct floating-point tensors to the coefficients of the experts, shape `(experts,)`."""

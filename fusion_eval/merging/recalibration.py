@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fusion_eval.errors import ConfigError, MergeError
 from fusion_eval.merging.calibration import Calibration, MethodWithData
 from fusion_eval.merging.matrices import one_thread
-from fusion_eval.merging.method import MergingMethod
+from fusion_eval.merging.method import MergingMethod, PerTaskMethod
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.tensors import Tensors
 
@@ -34,7 +34,7 @@ class Recalibrated(MethodWithData):
         calibration: The samples. Their labels are not used; batches of 32 or more make for good variances.
 
     Raises:
-        ConfigError: `method` or `calibration` is none.
+        ConfigError: `method` or `calibration` is none, or `method` makes a model for each task.
     """
 
     method: MergingMethod
@@ -44,6 +44,8 @@ class Recalibrated(MethodWithData):
         super().__post_init__()
         if not isinstance(self.method, MergingMethod):
             raise ConfigError(f"Recalibrated: method must be a merging method, such as Average, got {self.method!r}")
+        if isinstance(self.method, PerTaskMethod):
+            raise ConfigError(f"Recalibrated: {type(self.method).__name__} makes a model for each task, not one")
 
     def stream(self, base: StateDict, experts: Mapping[str, StateDict]) -> Tensors:
         """Merge; see `MergingMethod`. Takes the memory of two models, in float32.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,13 +13,15 @@ from torch import Tensor
 from fusion_eval.errors import ConfigError
 from fusion_eval.merging.consensus import disjoint_mean
 from fusion_eval.merging.hyperparameters import require_density, require_finite
-from fusion_eval.merging.ranks import at_ranks
+from fusion_eval.merging.ranks import at_ranks_of_slices
 from fusion_eval.merging.state_dict import StateDict, floating_names, wide
 from fusion_eval.merging.task_vector import TaskVectorMethod
 from fusion_eval.merging.tensors import Rule
 from fusion_eval.merging.weights import expert_weights, require_weights
 
 __all__ = ["Ties"]
+
+_ELEMENTS_AT_ONCE = 2**15  # they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,14 @@ class Ties(TaskVectorMethod):
             raise ConfigError(f'Ties: trim must be "global" or "tensor", got {self.trim!r}')
 
     def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
-        """Trim, elect, merge; see `TaskVectorMethod`. Takes two flat task vectors, unless tensors are trimmed alone."""
+        """Trim, elect, merge; see `TaskVectorMethod`. Goes through the experts twice before."""
         weights = expert_weights(self.weights, experts)
         smallest_kept = self._smallest_kept(base, experts)
 
         def merge(name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
             vectors = stacked - tensor
-            small = vectors.abs() < smallest_kept[name].to(vectors.dtype)
-            trimmed = vectors.masked_fill(small, 0)  # NaN is not small: it stays, to be found in the result
-            return disjoint_mean(trimmed, weights)
+            kept = vectors.abs().ge_(smallest_kept[name].to(vectors.dtype))  # 1 or 0: 10 times as fast as to select
+            return disjoint_mean(vectors.mul_(kept), weights)  # NaN stays, to be found in the result
 
         return merge
 
@@ -73,20 +75,23 @@ class Ties(TaskVectorMethod):
         trimmed_together = [names] if self.trim == "global" else [[name] for name in names]
         found: dict[str, Tensor] = {}
         for group in trimmed_together:
-            limits = [[_largest(self.density, _magnitudes(base, expert, group))] for expert in experts.values()]
+            limits = [[_smallest_of_largest(self.density, base, expert, group)] for expert in experts.values()]
             found |= dict.fromkeys(group, torch.tensor(limits, dtype=torch.float64))
         return found
 
 
-@torch.no_grad()
-def _magnitudes(base: StateDict, expert: StateDict, names: Sequence[str]) -> Tensor:
-    """Of the task vector within some tensors, flat: shape `(d,)`."""
-    return torch.cat([(wide(expert[name]) - wide(base[name])).flatten().abs_() for name in names])
-
-
-def _largest(share: float, magnitudes: Tensor) -> float:
-    """The smallest of the given share of largest values, of shape `(d,)`, which get reordered. Exact, in O(d)."""
-    if not len(magnitudes):
+def _smallest_of_largest(share: float, base: StateDict, expert: StateDict, names: Sequence[str]) -> float:
+    """Of the given share of largest magnitudes of the task vector within some tensors, the smallest. Exact, in O(d)."""
+    count = sum(base[name].numel() for name in names)
+    if not count:
         return 0.0
-    smaller = len(magnitudes) - max(1, int(share * len(magnitudes)))
-    return at_ranks(magnitudes, smaller)[0]
+    return at_ranks_of_slices(partial(_magnitudes, base, expert, names), count, count - max(1, int(share * count)))[0]
+
+
+@torch.no_grad()
+def _magnitudes(base: StateDict, expert: StateDict, names: Sequence[str], step: int) -> Iterator[Tensor]:
+    """Of every step-th parameter of the task vector within some tensors, slice by slice: each flat."""
+    for name in names:
+        sources = (expert[name].flatten()[::step], base[name].flatten()[::step])
+        for theirs, ours in zip(*(torch.split(source, _ELEMENTS_AT_ONCE) for source in sources), strict=True):
+            yield (wide(theirs) - wide(ours)).abs_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+
 from torch import Tensor
 
 from fusion_eval.errors import CheckpointError

@@ -13,6 +13,7 @@ from torch import nn
 from fusion_eval.errors import ConfigError
 from fusion_eval.merging import MergingMethod, PerTaskMethod, Recalibrated
 from fusion_eval.merging.audit import Audit, audit
+from fusion_eval.merging.calibration import MethodWithData
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.stream import Integers, finished
 from fusion_eval.models.checkpoint import load_state_dict
@@ -93,7 +94,8 @@ class ModelPool:
 
         if not isinstance(method, PerTaskMethod):
             write(method, save_to)
-            return MergedModel(backbone, self._heads())
+            record = method.record(base, experts) if isinstance(method, MethodWithData) else {}
+            return MergedModel(backbone, self._heads(), record=record)
         if save_to is not None:
             for expert in experts:
                 write(method.variant(expert), Path(save_to, expert))

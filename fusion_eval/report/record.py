@@ -31,6 +31,7 @@ class TaskResult:
             None where the primary metric is no mean over samples.
         fingerprints: What was evaluated to the digest of its content: "weights", "data", ...
         higher_is_better: Whether more of the primary metric is better; if not, it is never normalised.
+        evaluated_at: When, UTC, ISO 8601; long ago where the result comes from a result store. Empty if unknown.
 
     Raises:
         ValueError: The primary metric is not among the metrics, or an array does not have `count` entries.
@@ -45,6 +46,7 @@ class TaskResult:
     scores: np.ndarray | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
     higher_is_better: bool = True
+    evaluated_at: str = ""
 
     def __post_init__(self) -> None:
         if self.primary not in self.metrics:

@@ -17,24 +17,30 @@ if TYPE_CHECKING:
 __all__ = ["read_samples", "remove_samples", "samples_path", "write_samples"]
 
 
-def samples_path(directory: Path, task: str) -> Path:
+def samples_path(directory: Path, task: str, role: str = "") -> Path:
     """The file of a task; `urllib.parse.unquote(path.stem)` gives its name back.
+
+    Args:
+        directory: Of the run.
+        task: Its name, of any characters.
+        role: "base" or "experts" for what a reference left; empty: the model under test.
 
     Example:
         >>> from pathlib import Path
         >>> samples_path(Path("run"), "glue/sst2").as_posix()
         'run/samples/glue%2Fsst2.parquet'
     """
-    return directory / "samples" / f"{quote(task, safe='')}.parquet"
+    return directory / "samples" / role / f"{quote(task, safe='')}.parquet"
 
 
-def write_samples(directory: Path, task: str, samples: Mapping[str, np.ndarray]) -> Path:
+def write_samples(directory: Path, task: str, samples: Mapping[str, np.ndarray], role: str = "") -> Path:
     """Write the samples of a task, compressed with zstd; equal samples give equal bytes.
 
     Args:
         directory: Of the run.
         task: Its name, of any characters.
         samples: Column name to array of shape `(n,)`.
+        role: As for `samples_path`.
 
     Returns:
         The file.
@@ -45,7 +51,7 @@ def write_samples(directory: Path, task: str, samples: Mapping[str, np.ndarray])
     import pyarrow
     import pyarrow.parquet
 
-    path = samples_path(directory, task)
+    path = samples_path(directory, task, role)
     with atomic_file(path) as file:
         pyarrow.parquet.write_table(pyarrow.table(dict(samples)), file, compression="zstd")
     return path
@@ -53,11 +59,11 @@ def write_samples(directory: Path, task: str, samples: Mapping[str, np.ndarray])
 
 def remove_samples(directory: Path) -> None:
     """Remove the files of all tasks that an earlier run left in a directory."""
-    for path in samples_path(directory, "any").parent.glob("*.parquet"):
+    for path in (directory / "samples").rglob("*.parquet"):
         path.unlink()
 
 
-def read_samples(directory: Path, task: str) -> dict[str, np.ndarray]:
+def read_samples(directory: Path, task: str, role: str = "") -> dict[str, np.ndarray]:
     """Read what `write_samples` wrote, in its order and with its dtypes (strings as objects).
 
     Raises:
@@ -66,7 +72,7 @@ def read_samples(directory: Path, task: str) -> dict[str, np.ndarray]:
     import pyarrow
     import pyarrow.parquet
 
-    path = samples_path(directory, task)
+    path = samples_path(directory, task, role)
     try:
         table = pyarrow.parquet.read_table(path, partitioning=None)
     except (OSError, pyarrow.ArrowException) as error:

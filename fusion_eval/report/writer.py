@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from fusion_eval.report.atomic import atomic_file
 from fusion_eval.report.markdown import markdown_page
 from fusion_eval.report.record import References, Report, TaskFailure, TaskResult
 from fusion_eval.report.samples import remove_samples, write_samples
+from fusion_eval.report.seal import file_digest, seal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +34,7 @@ class ReportWriter:
         directory: Of the run; it is made.
         provenance: As `fusion_eval.report.provenance.provenance` returns it.
         selected_on: The split that the hyper-parameters were chosen on, if any were.
+        merge: What the merge says of itself; see `fusion_eval.models.MergedModel`.
 
     Attributes:
         report: What was added so far.
@@ -42,11 +43,19 @@ class ReportWriter:
         FusionEvalError: (every method) a file cannot be written; the message names it.
     """
 
-    def __init__(self, directory: Path, provenance: dict[str, Any], selected_on: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        provenance: dict[str, Any],
+        selected_on: str | None = None,
+        merge: Mapping[str, Any] | None = None,
+    ) -> None:
         self.report = Report({})
         self._directory = directory
         self._provenance = provenance
         self._selected_on = selected_on
+        self._merge = dict(merge or {})
+        self._files: dict[str, str] = {}
         self._write_json("running", References(), Aggregates(), [])
         self._page.unlink(missing_ok=True)
         remove_samples(directory)
@@ -56,8 +65,7 @@ class ReportWriter:
         if isinstance(outcome, TaskFailure):
             self.report = Report(self.report.results, {**self.report.failures, task: outcome})
         else:
-            if outcome.samples:
-                write_samples(self._directory, task, outcome.samples)
+            self._write_samples(task, outcome)
             self.report = Report({**self.report.results, task: outcome}, self.report.failures)
         self._write_json("running", References(), Aggregates(), [])
 
@@ -67,16 +75,21 @@ class ReportWriter:
         aggregates: Aggregates,
         warnings: Iterable[str],
         status: Literal["complete", "partial", "failed"],
+        error: TaskFailure | None = None,
     ) -> None:
-        """Write the final report.json and report.md.
+        """Write the samples of the references, and the final report.json and report.md.
 
         Args:
             references: Results of the base and the experts.
             aggregates: Of the report; their warnings are recorded too.
             warnings: Of the run.
             status: "complete" where every task has a result, "partial" where some have, "failed" where none has.
+            error: What ended the run early.
         """
-        everything = self._write_json(status, references, aggregates, [*warnings, *aggregates.warnings])
+        for role, results in (("base", references.base), ("experts", references.experts)):
+            for task, result in results.items():
+                self._write_samples(task, result, role)
+        everything = self._write_json(status, references, aggregates, [*warnings, *aggregates.warnings], error)
         page = markdown_page(
             self.report,
             references,
@@ -93,19 +106,34 @@ class ReportWriter:
     def _page(self) -> Path:
         return self._directory / "report.md"
 
+    def _write_samples(self, task: str, result: TaskResult, role: str = "") -> None:
+        """Write the columns of a result, with "score" (the mean of which is the primary metric) as one of them."""
+        columns = result.samples if result.scores is None else {**result.samples, "score": result.scores}
+        if columns:
+            path = write_samples(self._directory, task, columns, role)
+            self._files[path.relative_to(self._directory).as_posix()] = file_digest(path)
+
     def _write_json(
-        self, status: str, references: References, aggregates: Aggregates, warnings: list[str]
+        self,
+        status: str,
+        references: References,
+        aggregates: Aggregates,
+        warnings: list[str],
+        error: TaskFailure | None = None,
     ) -> list[str]:
         """Write report.json and return its warnings."""
         results = self.report.results
         document = {
             "schema_version": SCHEMA_VERSION,
             "status": status,
+            "error": None if error is None else asdict(error),
             "report": self.report,
             "standard_errors": {task: result.standard_errors for task, result in results.items()},
             "counts": {task: result.count for task, result in results.items()},
             "seconds": {task: result.seconds for task, result in results.items()},
+            "evaluated_at": {task: result.evaluated_at for task, result in results.items()},
             "primary": {task: result.primary for task, result in results.items()},
+            "higher_is_better": {task: result.higher_is_better for task, result in results.items()},
             "references": {
                 "base": {task: result.metrics for task, result in references.base.items()},
                 "experts": {task: result.metrics for task, result in references.experts.items()},
@@ -117,15 +145,16 @@ class ReportWriter:
             },
             "failures": {task: asdict(failure) for task, failure in self.report.failures.items()},
             "selected_on": self._selected_on,
+            "merge": self._merge,
             "fingerprints": {task: result.fingerprints for task, result in results.items()},
+            "samples": dict(sorted(self._files.items())),
             "provenance": self._provenance,
         }
         lost: list[str] = []
         document = _finite(document, "", lost)
         document["warnings"] = [*warnings, *lost]
-        text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
         with atomic_file(self._directory / "report.json") as file:
-            file.write(f"{text}\n".encode(errors="backslashreplace"))
+            file.write(seal(document))
         return [*warnings, *lost]
 
 

@@ -14,10 +14,13 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def environment() -> dict[str, str]:
-    """Without what a parent pytest or shell may have set; idle OpenMP threads must not spin on a busy machine."""
+def environment(tmp_path: Path) -> dict[str, str]:
+    """With a result store of the test's own, without what a parent pytest or shell may have set.
+
+    Idle OpenMP threads must not spin on a busy machine.
+    """
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "HYDRA", "FUSION_EVAL"))}
-    return {**keep, "OMP_WAIT_POLICY": "passive", "COLUMNS": "100"}
+    return {**keep, "FUSION_EVAL_CACHE": str(tmp_path / "cache"), "OMP_WAIT_POLICY": "passive", "COLUMNS": "100"}
 
 
 @pytest.fixture

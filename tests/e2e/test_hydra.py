@@ -97,7 +97,7 @@ def test_a_merge_is_saved_and_evaluated_from_its_file(fusion_eval, quick, tmp_pa
     fusion_eval("taskpool=dummy", "taskpool.save_path=merged.safetensors", "model=average", "hydra.run.dir=save")
     assert report_of(tmp_path / "save")["report"]["model"]["parameters"] > 1e5
     fusion_eval(*quick, "model=checkpoint", "model.path=merged.safetensors", "hydra.run.dir=loaded")
-    fusion_eval(*quick, "model=average", "hydra.run.dir=merged")
+    fusion_eval(*quick, "store=off", "model=average", "hydra.run.dir=merged")
     assert report_of(tmp_path / "loaded")["report"] == report_of(tmp_path / "merged")["report"]
 
 

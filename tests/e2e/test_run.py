@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -16,8 +17,15 @@ TASKS = ["optdigits", "mnist", "scripts", "textures"]
 @pytest.fixture(scope="module")
 def default_run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("empty")
+    environment = {**os.environ, "FUSION_EVAL_CACHE": str(tmp_path_factory.mktemp("cache"))}
     done = subprocess.run(
-        [sys.executable, "-m", "fusion_eval"], cwd=directory, capture_output=True, text=True, timeout=300, check=True
+        [sys.executable, "-m", "fusion_eval"],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
     )
     [report] = directory.glob("outputs/*/*/report.json")
     return done, report.parent, json.loads(report.read_text())

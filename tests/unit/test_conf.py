@@ -35,6 +35,7 @@ REQUIRED = {
     ("dataset", "table"): ["{node}.path=digits.csv", "{node}.target=digit"],
     ("model", "checkpoint"): ["{node}.path=merged.safetensors"],
     ("model", "expert"): ["{node}.name=mnist"],
+    ("model", "mergekit_recipe"): ["{node}.recipe=recipe.yml"],
     ("model", "nuslerp"): ["{node}.start=mnist", "{node}.end=optdigits"],
     ("model", "slerp"): ["{node}.end=mnist"],
     ("model", "wise_ft"): ["{node}.name=mnist"],
@@ -54,7 +55,7 @@ KINDS = {
 }
 """Group to the node it is mounted on, the override that chooses an option there, and what that must build."""
 
-ELSEWHERE = {"experiment", "hydra/help", "hydra/job_logging", "logger"}
+ELSEWHERE = {"experiment", "hydra/help", "hydra/job_logging", "hydra/sweeper", "logger", "store"}
 """Groups with a test of their own below."""
 
 
@@ -244,7 +245,7 @@ def test_job_logging_shows_warnings_and_no_chatter(option, capsys):
 def test_the_help_has_what_hydra_fills_in(option):
     config = read("hydra/help", option)
     assert config.keys() >= {"app_name", "header", "footer", "template"}
-    settings = {key for key in compose() if key not in ("runner", *(group for group in KINDS))}
+    settings = {key for key in compose() if key not in ("calibration", "runner", *(group for group in KINDS))}
     shown = config["template"] + config["footer"]
     assert [key for key in sorted(settings) if f"{key}=" not in shown] == []
 
@@ -277,3 +278,9 @@ def test_composing_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         compose()
+
+
+@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "store"])
+def test_a_store_reaches_the_runner(option, monkeypatch):
+    monkeypatch.setenv("FUSION_EVAL_CACHE", "/cache")
+    assert build(compose([f"store={option}"]).runner).store == {"on": "/cache/results", "off": None}[option]

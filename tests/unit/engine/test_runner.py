@@ -280,6 +280,40 @@ def test_metrics_without_a_description_are_evaluated_and_not_remembered():
         assert result.score == pytest.approx(expected(model)[0])
 
 
+def test_a_result_on_disk_is_not_evaluated_again_and_is_the_same_to_the_bit(tmp_path, forget):
+    runner = Runner(store=str(tmp_path / "store"))
+    first = runner.run("clouds", task(), linear(cls=Named))
+    calls = Named.calls
+    forget()  # as another process would not know
+    again = replace(runner, batch_size=9).run("renamed", task(), linear(cls=Named))
+    assert Named.calls == calls
+    assert again.metrics == first.metrics
+    assert again.standard_errors == first.standard_errors
+    assert (again.seconds, again.evaluated_at) == (first.seconds, first.evaluated_at)
+    for name, column in {**first.samples, "scores": first.scores}.items():
+        stored = {**again.samples, "scores": again.scores}[name]
+        assert stored.dtype == column.dtype
+        assert stored.tobytes() == column.tobytes()
+    forget()
+    changed = linear(cls=Named)
+    changed.bias.data[-1] += 1e-3
+    assert runner.run("clouds", task(), changed).metrics["loss"] != first.metrics["loss"]
+    assert Named.calls > calls
+
+
+def test_what_cannot_be_told_to_another_process_is_not_on_disk(tmp_path):
+    class Local(nn.Linear):
+        pass
+
+    Runner(store=str(tmp_path / "store")).run("clouds", task(), linear(cls=Local))
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_home_that_is_unknown_is_refused_with_what_to_do():
+    with pytest.raises(ConfigError, match=r"store: ~nobody_here/x: .*store\.path"):
+        Runner(store="~nobody_here/x").run("clouds", task(), linear())
+
+
 def test_another_head_on_the_same_backbone_makes_a_result_new():
     heads = [linear(seed) for seed in (1, 2)]
     first, second = (Runner().run("clouds", task(), MergedModel(nn.Identity(), {"clouds": head})) for head in heads)

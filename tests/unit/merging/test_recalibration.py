@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from fusion_eval.data import MapStyle
 from fusion_eval.errors import ConfigError, MergeError
-from fusion_eval.merging import Average, TaskArithmetic
+from fusion_eval.merging import Average, EmrMerging, TaskArithmetic
 from fusion_eval.merging.adamerging import AdaMerging
 from fusion_eval.merging.recalibration import Recalibrated
 from fusion_eval.models import ModelPool
@@ -160,6 +160,7 @@ def test_the_record_has_that_of_the_method(merge):
     ("arguments", "text"),
     [
         ({"method": "average"}, "method must be a merging method, such as Average, got 'average'"),
+        ({"method": EmrMerging()}, "EmrMerging makes a model for each task"),
         ({"calibration": None}, "calibration must be a fusion_eval"),
     ],
 )

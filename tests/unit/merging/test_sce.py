@@ -57,6 +57,15 @@ def test_experts_weigh_by_their_energy_however_small_it_is():
         assert float(merged) == pytest.approx((9 * 3 + 1) / 10 * size)
 
 
+def test_experts_weigh_the_same_where_they_have_little_energy_if_it_is_asked_for():
+    for size, expected in ((1.0, (9 * 3 + 1) / 10), (1e-4, 2e-4)):
+        experts = named([3.0 * size] * 5, [1.0 * size] * 5)
+        merged = Sce(density=1.0, equal_below=1e-6)({"w": torch.zeros(5)}, experts)["w"]
+        torch.testing.assert_close(merged, torch.full((5,), expected))
+    with pytest.raises(ConfigError, match="Sce: equal_below must not be negative, got -1"):
+        Sce(equal_below=-1)
+
+
 @settings(max_examples=20, deadline=None)
 @given(density=st.floats(0.01, 1))
 def test_scaling_0_is_the_base_and_no_order_matters(base, experts, density):

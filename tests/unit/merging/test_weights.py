@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_eval.errors import ConfigError, MergeError
-from fusion_eval.merging import Average, Breadcrumbs, Dare, Della, TaskArithmetic, Ties
+from fusion_eval.merging import Average, Breadcrumbs, Dare, Della, MultiSlerp, TaskArithmetic, Ties
 
 parametrize = pytest.mark.parametrize
-METHODS = [Average, TaskArithmetic, Ties, Dare, Della, Breadcrumbs]
+METHODS = [Average, TaskArithmetic, Ties, Dare, Della, Breadcrumbs, MultiSlerp]
 weight = st.floats(0.125, 3, width=32)
 
 
@@ -69,7 +69,8 @@ def test_wrong_weights(method):
         method(weights=[1])
 
 
-def test_weights_that_add_up_to_0_have_no_mean():
+@parametrize("method", [Average, MultiSlerp])
+def test_weights_that_add_up_to_0_have_no_mean(method):
     base, experts = models()
-    with pytest.raises(MergeError, match="add up to 0"):
-        Average(weights={"one": 1, "two": 1, "three": -2})(base, experts)
+    with pytest.raises(MergeError, match=f"{method.__name__}: the weights add up to 0"):
+        method(weights={"one": 1, "two": 1, "three": -2})(base, experts)

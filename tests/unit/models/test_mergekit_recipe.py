@@ -2,22 +2,24 @@
 
 import logging
 import re
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from fusion_eval.errors import CheckpointError, ConfigError, MergeError
+from fusion_eval.errors import CheckpointError, ConfigError, FusionEvalError, MergeError
 from fusion_eval.merging import Average, ModelStock, Slerp, TaskArithmetic
 from fusion_eval.models import ModelPool
 from fusion_eval.models.mergekit import MergekitRecipe
 from fusion_eval.models.mergekit.layers import places
+from fusion_eval.models.mergekit.methods import METHODS
 from fusion_eval.models.mergekit.parameters import Setting, read_parameters
 from fusion_eval.models.mergekit.recipe import Slice
 
@@ -314,6 +316,31 @@ def test_settings_without_effect_are_told(recipe, base, experts, caplog):
         ("INFO", "dtype does not concern the merge"),
         ("INFO", "tokenizer_source does not concern the merge"),
     ]
+
+
+KEYS = st.sampled_from(["model", "parameters", "weight", "t", "filter", "value", "layer_range"])
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(["one", "base", "", "t", "1e-2"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner),
+    max_leaves=8,
+)
+SETTING = st.floats(0.1, 1) | st.lists(st.floats(0.1, 1), min_size=1, max_size=3) | ANYTHING
+NUMBERS = dict.fromkeys(("weight", "t"), SETTING)
+PARAMETERS = st.fixed_dictionaries(NUMBERS, optional=dict.fromkeys(("density", "lambda", "normalize"), SETTING))
+SOURCE = st.fixed_dictionaries({"model": st.sampled_from(["one", "two"])}, optional={"parameters": PARAMETERS})
+SOURCES = st.lists(SOURCE, min_size=1, unique_by=lambda source: source["model"])
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(sorted(METHODS)),
+    st.fixed_dictionaries({"models": SOURCES, "parameters": PARAMETERS}, optional={"base_model": st.just("base")}),
+    st.dictionaries(st.sampled_from(["base_model", "models", "slices", "parameters"]), ANYTHING, max_size=1),
+)
+def test_whatever_a_file_says_it_is_merged_or_refused_with_a_message(recipe, method, content, garbage):
+    method = recipe(yaml.safe_dump({"merge_method": method} | content | garbage))
+    with suppress(FusionEvalError):
+        assert method(model(0), {"one": model(1), "two": model(2)}).keys() == model(0).keys()
 
 
 @given(

@@ -15,6 +15,7 @@ from fusion_eval.report.aggregates import Aggregates, aggregate
 from fusion_eval.report.provenance import provenance
 from fusion_eval.report.record import References, TaskFailure, TaskResult
 from fusion_eval.report.samples import read_samples, samples_path
+from fusion_eval.report.seal import file_digest, open_sealed
 from fusion_eval.report.writer import ReportWriter
 
 
@@ -61,6 +62,10 @@ def test_a_whole_run(tmp_path, origin):
     assert files(tmp_path / "run") == [
         "report.json",
         "report.md",
+        "samples/base/glue%2Fsst2.parquet",
+        "samples/base/mnist.parquet",
+        "samples/experts/glue%2Fsst2.parquet",
+        "samples/experts/mnist.parquet",
         "samples/glue%2Fsst2.parquet",
         "samples/mnist.parquet",
     ]
@@ -68,11 +73,13 @@ def test_a_whole_run(tmp_path, origin):
     assert found == {
         "schema_version": 1,
         "status": "complete",
+        "error": None,
         "report": {"mnist": {"accuracy": 0.5, "loss": 0.5}, "glue/sst2": {"accuracy": 0.75, "loss": 0.5}},
         "standard_errors": {"mnist": {"accuracy": 0.1}, "glue/sst2": {"accuracy": 0.1}},
         "counts": {"mnist": 20, "glue/sst2": 20},
         "seconds": {"mnist": 0.25, "glue/sst2": 0.25},
         "primary": {"mnist": "accuracy", "glue/sst2": "accuracy"},
+        "higher_is_better": {"mnist": True, "glue/sst2": True},
         "references": {
             "base": {task: {"accuracy": 0.1, "loss": 0.5} for task in ("mnist", "glue/sst2")},
             "experts": {task: {"accuracy": 1.0, "loss": 0.5} for task in ("mnist", "glue/sst2")},
@@ -83,8 +90,14 @@ def test_a_whole_run(tmp_path, origin):
         "warnings": ["the weights are old"],
         "selected_on": "validation",
         "fingerprints": {task: {"data": "d", "weights": "w"} for task in ("mnist", "glue/sst2")},
+        "samples": {
+            name: file_digest(tmp_path / "run" / name) for name in files(tmp_path / "run") if name.startswith("samples")
+        },
         "provenance": origin,
+        "digest": found["digest"],
     }
+    del found["digest"]
+    assert open_sealed(tmp_path / "run/report.json") == found
     assert found["report"] == writer.report
     assert list(found["report"]) == ["mnist", "glue/sst2"]
     worst = aggregates.groups["worst"]["accuracy"]

@@ -1,0 +1,241 @@
+"""Many runs side by side: sorted, with intervals, ties by significance, and what the best of many is worth."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion_eval.errors import ConfigError, DataError
+from fusion_eval.report.best import against_the_best
+from fusion_eval.report.headline import choose_headline, more_is_better, task_weights
+from fusion_eval.report.runs import Run, label_runs
+from fusion_eval.report.significance import normal_interval, wilson_interval
+from fusion_eval.report.statistics import standard_error_of_mean
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Entry", "Leaderboard", "Measured", "leaderboard"]
+
+Scores = dict[str, npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number with its standard error and the ends of its 95 % interval; None where unknown."""
+
+    value: float | None
+    standard_error: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a leaderboard.
+
+    Args:
+        label: What sets the run apart from the others.
+        directory: Of the run; None for the base and the experts.
+        headline: The number that is sorted by.
+        tasks: Task name to its primary metric.
+        others: Every other number of the report: "mean.loss", "normalised.share_of_gap", ...
+        selected_on: The split that hyper-parameters were chosen on, or "not recorded".
+        splits: Those it was measured on.
+        p_value: Of being as good as the best, adjusted for the number of runs (Holm); None where not testable.
+        tied: Whether it is the best, or not significantly (5 %) worse.
+    """
+
+    label: str
+    directory: Path | None
+    headline: Measured
+    tasks: dict[str, Measured]
+    others: dict[str, Measured]
+    selected_on: str = ""
+    splits: tuple[str, ...] = ()
+    p_value: float | None = None
+    tied: bool = False
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Runs from best to worst.
+
+    Args:
+        sort: Name of the number that is sorted by.
+        higher_is_better: Of that number.
+        tasks: Their names and primary metrics, in order.
+        lower: Names of the tasks of whose primary metric less is better.
+        entries: The runs, best first.
+        references: The base, and each expert on its own task.
+        unranked: Runs and files that have no place, and why.
+        warnings: What one must know before believing the order.
+        corrected: What the best is expected to reach on other samples; None where not testable.
+    """
+
+    sort: str
+    higher_is_better: bool
+    tasks: dict[str, str]
+    lower: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    references: tuple[Entry, ...]
+    unranked: tuple[str, ...]
+    warnings: tuple[str, ...]
+    corrected: float | None = None
+
+
+def leaderboard(
+    runs: Sequence[Run],
+    unread: Iterable[str] = (),
+    *,
+    sort: str | None = None,
+    ascending: bool | None = None,
+    resamples: int = 9999,
+    seed: int = 0,
+) -> Leaderboard:
+    """Rank runs.
+
+    Runs on the same data are tested against the best of them: a paired bootstrap of the number that is sorted by, Holm
+    over the pairs. Where that number is no weighted sum of primary metrics, there is no test.
+
+    Args:
+        runs: As `find_runs` returns them. Only complete ones are ranked.
+        unread: Files that could not be read, and why.
+        sort: The number to sort by, as `objective` takes it; None: the mean of the primary metric.
+        ascending: Whether less is better; None: as the reports say of primary metrics.
+        resamples: Of the tests.
+        seed: Of the tests.
+
+    Raises:
+        ConfigError: No run is complete, or none has the number.
+    """
+    labels = dict(zip(map(id, runs), label_runs(runs), strict=True))
+    unranked = [_why_unranked(labels[id(run)], run) for run in runs if run.status != "complete"]
+    complete = [run for run in runs if run.status == "complete"]
+    if not complete:
+        raise ConfigError("no complete run to rank" + "".join(f"\n{line}" for line in (*unranked, *unread)))
+    key = choose_headline(complete, sort)
+    higher = more_is_better(key, complete) if ascending is None else not ascending
+    unranked += [f"{labels[id(run)]}: it has no {key}" for run in complete if run.value(key)[0] is None]
+    sign = 1.0 if higher else -1.0
+    ranked = sorted(
+        (run for run in complete if run.value(key)[0] is not None),
+        key=lambda run: (-sign * (run.value(key)[0] or 0.0), labels[id(run)], str(run.directory)),
+    )
+    best, weights, warnings = ranked[0], task_weights(key, ranked[0]), _warnings(ranked)
+    scores = [_scores(run, warnings) for run in ranked]
+    entries = [_entry(run, labels[id(run)], key, own) for run, own in zip(ranked, scores, strict=True)]
+    alike = [i for i, run in enumerate(ranked) if scores[i] is not None and _data(run) == _data(best)]
+    corrected = None
+    if weights is not None and len(alike) > 1 and alike[0] == 0:
+        tested = [own for i in alike if (own := scores[i]) is not None]
+        p_values, change = against_the_best(tested, weights, higher_is_better=higher, resamples=resamples, seed=seed)
+        corrected = (best.value(key)[0] or 0.0) + change
+        for i, p in zip(alike[1:], p_values, strict=True):
+            entries[i] = replace(entries[i], p_value=p, tied=p >= 0.05)
+    entries[0] = replace(entries[0], tied=True)
+    tasks = {task: run.primary(task) for run in ranked for task in run.tasks}
+    lower = tuple(task for task in tasks if any(run.document["higher_is_better"].get(task) is False for run in ranked))
+    return Leaderboard(
+        sort=key,
+        higher_is_better=higher,
+        tasks=tasks,
+        lower=lower,
+        entries=tuple(entries),
+        references=_references(best, key, warnings),
+        unranked=(*unranked, *unread),
+        warnings=tuple(warnings),
+        corrected=corrected,
+    )
+
+
+def _why_unranked(label: str, run: Run) -> str:
+    """A line about a run that is not complete."""
+    state = "unfinished (it is running, or was killed)" if run.status == "running" else run.status
+    error = run.document["error"]
+    reasons = [*([f"{error['error']}: {error['message']}"] if error else []), *run.failures]
+    return f"{label}: {state}" + "".join(f"; {' '.join(reason.split())}" for reason in reasons)
+
+
+def _data(run: Run) -> dict[str, tuple[object, ...]]:
+    return {task: run.data(task) for task in run.tasks}
+
+
+def _scores(run: Run, warnings: list[str], role: str = "") -> Scores | None:
+    """Per-sample scores on every task; None where one has none."""
+    try:
+        found = {task: run.scores(task, role) for task in run.tasks}
+    except DataError as error:
+        warnings.append(str(error))
+        return None
+    scores = {task: values for task, values in found.items() if values is not None}
+    return scores if scores.keys() == found.keys() else None
+
+
+def _entry(run: Run, label: str, key: str, scores: Scores | None) -> Entry:
+    tasks = {}
+    for task in run.tasks:
+        value, error = run.value(f"{task}.{run.primary(task)}")
+        tasks[task] = measure(value, error, (scores or {}).get(task))
+    others = {name: measure(*run.value(name)) for name in run.names()}
+    return Entry(label, run.directory, others[key], tasks, others, run.selected_on, tuple(run.splits))
+
+
+def measure(value: float | None, error: float | None, scores: npt.NDArray[np.float64] | None = None) -> Measured:
+    """Add an interval: that of Wilson for a share of right answers, else that of the normal distribution."""
+    if value is None:
+        return Measured(None)
+    if scores is not None and len(scores) and np.isin(scores, (0.0, 1.0)).all():
+        return Measured(value, error, *wilson_interval(value, len(scores)))
+    return Measured(value, error, *normal_interval(value, error)) if error is not None else Measured(value)
+
+
+def _references(run: Run, key: str, warnings: list[str]) -> tuple[Entry, ...]:
+    """The base and the experts, as the best run was measured against them."""
+    entries = []
+    for role, label in (("base", "base"), ("experts", "experts, each on its own task")):
+        found: Mapping[str, Mapping[str, float]] = run.document["references"][role]
+        scores = (_scores(run, warnings, role) if found else None) or {}
+        tasks = {}
+        for task in run.tasks:
+            if task in found and (value := found[task].get(run.primary(task))) is not None:
+                error = standard_error_of_mean(scores[task]) if task in scores else None
+                tasks[task] = measure(value, error, scores.get(task))
+        comparable = key == f"mean.{run.primary(run.tasks[0])}" and tasks.keys() == set(run.tasks)
+        if tasks:
+            entries.append(Entry(label, None, _mean(tasks.values()) if comparable else Measured(None), tasks, {}))
+    return tuple(entries)
+
+
+def _mean(cells: Collection[Measured]) -> Measured:
+    errors = [cell.standard_error for cell in cells if cell.standard_error is not None]
+    error = math.hypot(*errors) / len(cells) if len(errors) == len(cells) else None
+    return measure(math.fsum(cell.value or 0.0 for cell in cells) / len(cells), error)
+
+
+def _warnings(ranked: Sequence[Run]) -> list[str]:
+    """What spoils the comparison, worst first."""
+    warnings = []
+    chosen = Counter(run.selected_on for run in ranked)
+    if len(chosen) > 1:
+        counted = ", ".join(f"{split} ({n} run{'s' if n > 1 else ''})" for split, n in sorted(chosen.items()))
+        warnings.append(f"MIXED SELECTION: hyper-parameters were not all chosen on the same split: {counted}")
+    leaking = sorted({run.selected_on for run in ranked if run.selected_on in (*run.splits, "oracle")})
+    if leaking:
+        warnings.append(
+            f"CHOSEN AND MEASURED ON THE SAME SPLIT ({', '.join(leaking)}): the first places are better here than they"
+            " will be on other data; evaluate the chosen one on a split that had no part in the choice"
+        )
+    if len({str(sorted(_data(run).items())) for run in ranked}) > 1:
+        splits = sorted({"+".join(run.splits) or "unnamed split" for run in ranked})
+        warnings.append(
+            "DIFFERENT DATA: the runs were not all measured on the same tasks and samples"
+            f" ({'; '.join(splits)}); only those that were measured as the best are tested against it"
+        )
+    return warnings
