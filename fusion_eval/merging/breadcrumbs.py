@@ -28,14 +28,16 @@ class Breadcrumbs(TaskVectorMethod):
     Of the `n` values of a tensor of a task vector the `floor(outliers * n)` largest magnitudes are masked as outliers;
     of the others the `max(1, floor(density * n))` largest stay, with all that equal the smallest or the largest of
     them, and the rest is masked. The paper names the two thresholds by their quantiles: its beta is
-    `1 - density - outliers`, its gamma `1 - outliers`.
+    `1 - density - outliers`, its gamma `1 - outliers`. The authors' code does this to each row of a matrix by itself,
+    mergekit to each tensor, as here.
 
     Attributes:
         scaling: The scaling coefficient of the combined task vector, alpha in the paper.
-        density: The share of each tensor that is kept, in (0, 1].
-        outliers: The share of each tensor that is masked for being too large, in [0, 1 - density].
+        density: The share of each tensor that is kept, in (0, 1]; the authors search 0.05 to 0.2.
+        outliers: The share of each tensor that is masked for being too large, in [0, 1 - density]; the authors search
+            0.001 to 0.01.
         consensus: "sum" adds the task vectors, as the paper does; "ties" elects a sign and takes the mean of those
-            that agree, as mergekit's `breadcrumbs_ties` does.
+            that agree, as mergekit's `breadcrumbs_ties` does with `normalize: true`.
         weights: Expert name to its weight, which multiplies its task vector; 1 for those not named.
 
     Raises:

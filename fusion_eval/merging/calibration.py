@@ -68,12 +68,7 @@ class MethodWithData(MergingMethod):
             )
 
     def record(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Any]:
-        """What belongs into the report of a merge, in values that JSON can hold: which samples were used.
-
-        Args:
-            base: As it was merged, the same object.
-            experts: Likewise.
-        """
+        """Which samples were used; see `MergingMethod`."""
         return {"calibration": self.calibration.record(sorted(experts))}
 
 

@@ -23,7 +23,7 @@ __all__ = ["Della"]
 
 @dataclass(frozen=True)
 class Della(TaskVectorMethod):
-    """Drop, ELect, fuse with magnitude-bAsed pruning (arXiv 2406.11617, section 3).
+    """Drop and rEscaLe via sampLing with mAgnitude (arXiv 2406.11617, section 3).
 
     Drop (MagPrune): in every row of a weight the values of a task vector are ranked by magnitude, `r = 0` the largest
     of `n`, and dropped with the probability `p_r = p - window / 2 + window * r / (n - 1)`, where `p = 1 - density`, so

@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,6 +66,10 @@ class Lines(MergingMethod):
             whole = dict(self.method.stream(base, read))
             merged, alpha = iter(whole.items()), _alpha(base, read, whole)
         return ((name, _scale(wide(base[name]), tensor, alpha + self.beta * depths[name])) for name, tensor in merged)
+
+    def record(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Any]:
+        """What `method` says of itself; see `MergingMethod`."""
+        return self.method.record(base, experts)
 
 
 def relative_depths(names: Iterable[str]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -46,6 +46,15 @@ class MergingMethod(ABC):
         Raises:
             MergeError: keys or shapes differ, or a merged tensor is not finite; the message names the tensors.
         """
+
+    def record(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Any]:
+        """What the report of a merge should say of it, beyond the hyper-parameters, in values that JSON can hold.
+
+        Args:
+            base: As it was merged, the same object.
+            experts: Likewise.
+        """
+        return {}
 
     def __call__(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
         """Merge in memory.

@@ -68,8 +68,7 @@ class Recalibrated(MethodWithData):
 
     def record(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Any]:
         """Which samples were used, and what the method itself records."""
-        inner = self.method.record(base, experts) if isinstance(self.method, MethodWithData) else {}
-        return {**inner, "recalibration": self.calibration.record(sorted(experts))}
+        return {**self.method.record(base, experts), "recalibration": self.calibration.record(sorted(experts))}
 
     @torch.no_grad()
     def _measure(self, backbone: nn.Module, layers: list[nn.Module], experts: list[str]) -> None:

@@ -41,7 +41,8 @@ class RegMean(MethodWithData):
     Attributes:
         calibration: The samples. Their labels are not used.
         off_diagonal: What the elements of `G_t` beside its diagonal are multiplied by: 1 is least squares, 0 weighs
-            each input by itself. The paper takes 0.9, and 0.1 for T5.
+            each input by itself. The paper takes 0.9, and 0.1 for T5; the authors' own
+            configurations hold 0.1 for most models.
         flatten_kernels: Whether the kernels of `nn.Conv2d` (without groups, padded with zeros) are regressed too, as
             matrices that are multiplied with patches. The paper has linear layers only.
 

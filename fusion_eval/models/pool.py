@@ -13,7 +13,6 @@ from torch import nn
 from fusion_eval.errors import ConfigError
 from fusion_eval.merging import MergingMethod, PerTaskMethod, Recalibrated
 from fusion_eval.merging.audit import Audit, audit
-from fusion_eval.merging.calibration import MethodWithData
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.stream import Integers, finished
 from fusion_eval.models.checkpoint import load_state_dict
@@ -94,13 +93,13 @@ class ModelPool:
 
         if not isinstance(method, PerTaskMethod):
             write(method, save_to)
-            record = method.record(base, experts) if isinstance(method, MethodWithData) else {}
-            return MergedModel(backbone, self._heads(), record=record)
+            return MergedModel(backbone, self._heads(), record=method.record(base, experts))
         if save_to is not None:
             for expert in experts:
                 write(method.variant(expert), Path(save_to, expert))
         write(method)
-        return MergedModel(backbone, self._heads(), Variants(method, frozenset(experts), write))
+        variants = Variants(method, frozenset(experts), write)
+        return MergedModel(backbone, self._heads(), variants, method.record(base, experts))
 
     def audit(self, method: MergingMethod | None = None) -> Audit:
         """Look at all checkpoints before they are merged; see `merging.audit`.

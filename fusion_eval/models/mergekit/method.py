@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -89,6 +90,10 @@ class MergekitRecipe(MergingMethod):
             return step.rule(Ingredients(name, start, {model: stored[model] for model in step.models}))
 
         return merge_floating(base, models, combine)
+
+    def record(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Any]:
+        """The recipe, as the file may change; see `MergingMethod`."""
+        return {"recipe": Path(self.recipe).expanduser().read_text(encoding="utf-8")}
 
 
 def _find(model: str, where: str, base: StateDict, experts: Mapping[str, StateDict]) -> StateDict:
