@@ -32,13 +32,32 @@ def files(tmp_path):
 
 
 @pytest.mark.usefixtures("files")
-@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("fusion-eval")])
+@pytest.mark.parametrize(
+    "command", [line for line in commands() if line.startswith("fusion-eval ") or line == "fusion-eval"]
+)
 def test_a_command_runs(command, fusion_eval, tmp_path):
     arguments = shlex.split(command)[1:]
-    if "merged.safetensors" in command and "save_path" not in command:
+    if "merged.safetensors" in command:
         fusion_eval("taskpool=dummy", "taskpool.save_path=merged.safetensors", "model=average")
     quick = [] if arguments in ([], ["--help"]) or "--cfg" in arguments else ["limit=41", "bootstrap=0"]
     done = fusion_eval(*arguments, *quick)
+    assert done.stdout
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """A directory in which the sweep of the README ran."""
+    [command] = [line for line in commands() if "hydra.sweep.dir=sweep" in line]
+    directory = tmp_path_factory.mktemp("readme")
+    program = [sys.executable, "-m", "fusion_eval", *shlex.split(command)[1:], "limit=41", "bootstrap=0"]
+    subprocess.run(program, cwd=directory, check=True, capture_output=True, timeout=300)
+    return directory
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("fusion-eval-report")])
+def test_a_command_on_reports_runs(command, sweep):
+    program = [sys.executable, "-c", "from fusion_eval.report_cli import main; main()", *shlex.split(command)[1:]]
+    done = subprocess.run(program, cwd=sweep, capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout
 
 
