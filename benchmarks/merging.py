@@ -89,7 +89,7 @@ class Bench:
         return [*OURS.values(), *OURS, *(METHODS[method] if self.peers else ())]
 
     def measure(self, method: str, rounds: int) -> Iterator[Row]:
-        """Each tool once to compare what they make, which warms the page cache too; then all in turn, `rounds` times."""
+        """Each tool once to compare what they make, which warms the page cache; then all in turn, `rounds` times."""
         differences = self._differences(method)
         measured: dict[str, list[tuple[float, ...]]] = {tool: [] for tool in self.tools(method)}
         for _ in range(rounds):
