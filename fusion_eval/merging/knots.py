@@ -39,6 +39,7 @@ class Knots(TaskVectorMethod):
         consensus: "ties" elects a sign and takes the mean of those that agree; "sum" adds the vectors.
         threshold: Singular values up to this are rounding errors of the experts, and left out; the authors take 1e-5.
         weights: Expert name to its weight, which multiplies its task vector; 1 for those not named.
+        flatten_kernels: Whether convolution kernels are matrices, of shape `(out channels, everything else)`.
 
     Raises:
         ConfigError: a hyper-parameter is out of range.
@@ -49,6 +50,7 @@ class Knots(TaskVectorMethod):
     consensus: Consensus = "ties"
     threshold: float = 1e-5
     weights: Mapping[str, float] = field(default_factory=dict, hash=False)
+    flatten_kernels: bool = False
     whole_tensors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -67,10 +69,10 @@ class Knots(TaskVectorMethod):
         weights = expert_weights(self.weights, experts)
         aligned: dict[str, tuple[Tensor, Tensor]] = {}
         for name in floating_names(base):
-            if base[name].dim() == 2:
+            if base[name].dim() == 2 or (self.flatten_kernels and base[name].dim() > 2):
                 vectors = torch.stack([expert[name].double() for expert in experts.values()]) - base[name].double()
                 if vectors.isfinite().all():  # if not it is left to the mean, where it is found
-                    aligned[name] = self._align(vectors)
+                    aligned[name] = self._align(vectors.flatten(2))
         smallest_kept = self._smallest_kept([vectors for _, vectors in aligned.values()], len(experts))
 
         def merge(name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
@@ -78,7 +80,8 @@ class Knots(TaskVectorMethod):
                 return (stacked - tensor).mean(dim=0)
             common, vectors = aligned[name]
             with one_thread():
-                return common @ combine(vectors * (vectors.abs() >= smallest_kept), self.consensus, weights)
+                trimmed = vectors * (vectors.abs() >= smallest_kept)
+                return (common @ combine(trimmed, self.consensus, weights)).view(tensor.shape)
 
         return merge
 

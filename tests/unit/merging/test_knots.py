@@ -95,6 +95,13 @@ def test_what_is_no_matrix_gets_the_mean_and_what_nobody_moved_stays():
     torch.testing.assert_close(merged["layer 0"], in_numpy(*adapted(), 0.5, 0.2)["layer 0"])
 
 
+def test_kernels_are_matrices_if_asked_for():
+    base, experts = adapted(shapes=((6, 8),))
+    kernels = [{"layer 0": model["layer 0"].view(6, 2, 2, 2)} for model in (base, *experts.values())]
+    merged = Knots(flatten_kernels=True)(kernels[0], dict(zip(experts, kernels[1:], strict=True)))
+    assert torch.equal(merged["layer 0"].flatten(1), Knots()(base, experts)["layer 0"])
+
+
 def test_equal_bits_for_any_order_and_number_of_threads():
     base, experts = adapted(rank=16, shapes=((200, 300),))
     merged = Knots()(base, experts)["layer 0"]
