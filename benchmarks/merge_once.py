@@ -50,20 +50,9 @@ def ours(job: Job) -> Callable[[], Any]:
     return partial(_pool(job).merge, _our_method(job["method"]))
 
 
-def ours_to_file(job: Job) -> Callable[[], None]:
-    """The same, each tensor written to a safetensors file as it is made; no module."""
-    from fusion_eval.merging.stream import finished
-    from fusion_eval.models.saving import saving
-
-    pool, method = _pool(job), _our_method(job["method"])
-
-    def save() -> None:
-        base, experts = pool.open()
-        with saving(Path(job["out"], "model.safetensors"), job["base"], base, {name: name for name in base}) as writer:
-            for name, tensor in finished(method, base, experts):
-                writer.write(name, tensor)
-
-    return save
+def ours_to_file(job: Job) -> Callable[[], Any]:
+    """The same, each tensor also written to a safetensors file as soon as it is made."""
+    return partial(_pool(job).merge, _our_method(job["method"]), save_to=str(Path(job["out"], "model.safetensors")))
 
 
 def _pool(job: Job) -> Any:
@@ -137,7 +126,7 @@ def main() -> None:
     merged = merge()
     seconds = time.perf_counter() - start
     Path(job["out"], "measured.json").write_text(json.dumps({"seconds": seconds, "anonymous_before": before}))
-    if job["keep"] and merged is not None:
+    if job["keep"] and job["tool"] in ("ours", "fusion_bench"):
         from safetensors.torch import save_file
 
         module = getattr(merged, "backbone", merged)

@@ -85,9 +85,10 @@ class ModelPool:
 
         @torch.no_grad()
         def write(method: MergingMethod, path: str | Path | None = None) -> None:
+            held = backbone.state_dict()  # asked for anew: it may be on another device by now
             with self._saving(path, expected) as writer:
                 for name, tensor in finished(method, base, experts, self._torch_dtype, self.integers):
-                    expected[name].copy_(tensor)
+                    held[name].copy_(tensor)
                     if writer is not None:
                         writer.write(name, tensor)
 

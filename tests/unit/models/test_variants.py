@@ -46,6 +46,14 @@ def test_the_model_becomes_each_variant_and_what_it_was(pool, weights, method):
     assert_equal(model, method(*arguments))
 
 
+def test_a_model_that_moved_since_becomes_the_variant_all_the_same(pool, weights):
+    model = pool.merge(EmrMerging())
+    model.adapt("one")
+    model.to(torch.float64).to(torch.float32)  # new memory, as on the way to a GPU
+    model.adapt("two")
+    assert_equal(model, EmrMerging().variant("two")(weights["base"], {name: weights[name] for name in ("one", "two")}))
+
+
 def test_a_merge_that_is_the_same_for_all_tasks_stays(pool, weights):
     model = pool.merge(TaskArithmetic(0.5))
     before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
