@@ -11,7 +11,7 @@ from fusion_eval.merging.mismatch import describe_mismatch
 from fusion_eval.merging.state_dict import StateDict, distinct_names
 from fusion_eval.models.prefix import splits
 
-__all__ = ["fit_state_dict", "stored_names"]
+__all__ = ["fit_state_dict", "prefix_of", "stored_names"]
 
 
 def fit_state_dict(state_dict: StateDict, expected: StateDict, source: str) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ def fit_state_dict(state_dict: StateDict, expected: StateDict, source: str) -> d
         >>> fit_state_dict(stored, {"weight": torch.zeros(2)}, "last.ckpt")
         {'weight': tensor([1., 1.])}
     """
-    prefix = _prefix(state_dict, expected, source)
+    prefix = prefix_of(state_dict, expected, source)
     below = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
     first_of = distinct_names(expected)
     stored = {first: below[name] for name, first in first_of.items() if name in below}
@@ -69,11 +69,16 @@ def stored_names(state_dict: StateDict, expected: StateDict, source: str) -> dic
         >>> stored_names(stored, {"weight": torch.zeros(2)}, "last.ckpt")
         {'weight': 'backbone.weight'}
     """
-    prefix = _prefix(state_dict, expected, source)
+    prefix = prefix_of(state_dict, expected, source)
     return {name: prefix + name for name in expected if prefix + name in state_dict}
 
 
-def _prefix(state_dict: StateDict, expected: StateDict, source: str) -> str:
+def prefix_of(state_dict: StateDict, expected: StateDict, source: str) -> str:
+    """What stands before the names of an architecture in a checkpoint, "" as a rule; arguments as `fit_state_dict`.
+
+    Raises:
+        CheckpointError: several prefixes fit equally well.
+    """
     covered = Counter(prefix for name in state_dict for prefix, rest in splits(name) if rest in expected)
     best = [prefix for prefix, count in covered.items() if count == max(covered.values())]
     if "" in best or not best:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fusion_eval.merging.state_dict import StateDict, identity_of
 from fusion_eval.models.adapter import is_adapter, read_adapter
 from fusion_eval.models.checkpoint import load_state_dict
-from fusion_eval.models.fit import fit_state_dict
+from fusion_eval.models.fit import fit_state_dict, prefix_of
 
 __all__ = ["StoredExperts", "StoredWeights", "open_weights"]
 
@@ -39,7 +39,9 @@ def open_weights(path: str, expected: StateDict) -> StoredWeights:
     Raises:
         CheckpointError: it cannot be read, or does not fit.
     """
-    return StoredWeights(fit_state_dict(load_state_dict(path), expected, path), _identity(path))
+    stored = load_state_dict(path)
+    prefix = prefix_of(stored, expected, path)  # a file may hold several architectures
+    return StoredWeights(fit_state_dict(stored, expected, path), (prefix, _identity(path)))
 
 
 def _identity(path: str) -> Hashable:
