@@ -1,14 +1,17 @@
 """From checkpoints as Hugging Face and PEFT save them to a merge that Hugging Face loads again."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from fusion_eval.errors import CheckpointError
 from fusion_eval.merging import Average, EmrMerging, Knots, TaskArithmetic, Ties
+from fusion_eval.merging.memory import Memory
 from fusion_eval.models import ModelPool
 
 CONFIG = GPT2Config(vocab_size=40, n_positions=16, n_embd=16, n_layer=2, n_head=2)
@@ -107,3 +110,24 @@ def test_the_audit_knows_adapters(directory):
     found = pool(directory).audit(Average())
     assert not found.of("error")
     assert found.experts["one"].changed < found.base.tensors
+
+
+@pytest.mark.parametrize("suffix", ["", ".full"])
+def test_the_jobs_of_a_sweep_share_what_they_can_and_notice_a_changed_file(directory, tmp_path, monkeypatch, suffix):
+    copied = tmp_path / "models"
+    shutil.copytree(directory, copied)
+    alone = {scaling: pool(copied, suffix).merge(Ties(scaling)).backbone.state_dict() for scaling in (0.3, 0.7)}
+    memory = Memory(10**8)
+    monkeypatch.setattr("fusion_eval.merging.task_vector.process_memory", memory)
+    for scaling, expected in alone.items():
+        shared = pool(copied, suffix).merge(Ties(scaling)).backbone.state_dict()
+        torch.testing.assert_close(shared, expected, atol=0, rtol=0)
+    kept = memory.size
+    assert kept > 0
+    weights = next(copied.glob(f"two{suffix}/*.safetensors"))
+    changed = {name: 2 * tensor for name, tensor in load_file(weights).items()}
+    save_file(changed, weights, metadata={"format": "pt"})
+    merged = pool(copied, suffix).merge(Ties(0.3)).backbone.state_dict()
+    assert memory.size == 2 * kept
+    name = "transformer.h.0.attn.c_attn.weight"
+    assert not torch.equal(merged[name], alone[0.3][name])
