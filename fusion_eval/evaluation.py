@@ -43,11 +43,12 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
         _print_audit(models, method)
         return None
     warnings = _audit(models, method, runner) if cfg.audit and getattr(method, "merges", False) else []
-    model = models.merge(method, cfg.save_merged if runner.is_global_zero else None)
+    first = runner.is_global_zero
+    model = models.merge(method, cfg.save_merged if first else None, progress=cfg.progress and first)
 
     from fusion_eval.report import References, ReportWriter, TaskFailure, aggregate, objective, print_report, provenance
 
-    if not runner.is_global_zero:
+    if not first:
         with suppress(FusionEvalError):  # rank 0 raises the same one, and reports it
             _run(cfg, pool, models, model, runner, lambda name, outcome: None)
         return None

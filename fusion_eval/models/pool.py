@@ -19,6 +19,7 @@ from fusion_eval.models.checkpoint import load_state_dict
 from fusion_eval.models.fit import stored_names
 from fusion_eval.models.heads import LinearHead
 from fusion_eval.models.merged import MergedModel
+from fusion_eval.models.progress import shown
 from fusion_eval.models.saving import MergeWriter, saving
 from fusion_eval.models.stored import StoredExperts, open_weights
 from fusion_eval.models.variants import Variants
@@ -59,7 +60,7 @@ class ModelPool:
         if self.integers not in ("base", "average"):
             raise ConfigError(f'ModelPool: integers must be "base" or "average", got {self.integers!r}')
 
-    def merge(self, method: MergingMethod, save_to: str | None = None) -> MergedModel:
+    def merge(self, method: MergingMethod, save_to: str | None = None, progress: bool = False) -> MergedModel:
         """Build the backbone with the weights that a method makes of the checkpoints, and load the heads.
 
         A checkpoint is opened when the method asks for it, and read tensor by tensor; each merged tensor goes into the
@@ -70,6 +71,7 @@ class ModelPool:
             save_to: Where to save the merge too: a `.safetensors` file, or a directory in the form of the base's. Of a
                 merge that is not the same for every task, that for each expert's task goes into a directory of its
                 name there.
+            progress: Whether to show in the terminal how far the merge is.
 
         Raises:
             CheckpointError: a checkpoint cannot be read or does not fit the architecture, or `save_to` exists already
@@ -87,7 +89,10 @@ class ModelPool:
         def write(method: MergingMethod, path: str | Path | None = None) -> None:
             held = backbone.state_dict()  # asked for anew: it may be on another device by now
             with self._saving(path, expected) as writer:
-                for name, tensor in finished(method, base, experts, self._torch_dtype, self.integers):
+                tensors = finished(method, base, experts, self._torch_dtype, self.integers)
+                if progress:
+                    tensors = shown(tensors, len(held), f"merging by {type(method).__name__}")
+                for name, tensor in tensors:
                     held[name].copy_(tensor)
                     if writer is not None:
                         writer.write(name, tensor)

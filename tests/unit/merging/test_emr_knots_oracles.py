@@ -91,7 +91,7 @@ def adapted(oracle):
 def test_each_task_vector_is_in_the_common_space_as_fusion_bench_has_it(oracle, adapted, eps, left_out, task):
     base, experts = adapted
     alone = {name: float(name == EXPERTS[task]) for name in EXPERTS}
-    merged = Knots(1.0, 1.0, "sum", eps, alone)(base, experts)
+    merged = Knots(1.0, 1.0, "sum", threshold=eps, weights=alone)(base, experts)
     for layer, tensor in base.items():
         common, sizes, rows = (oracle[f"knots/{eps}/{layer}/{part}"] for part in ("U", "S", "Vh"))
         vector = common @ (sizes[:, None] * rows[task])
