@@ -89,7 +89,7 @@ class Bench:
         return [*OURS.values(), *OURS, *(METHODS[method] if self.peers else ())]
 
     def measure(self, method: str, rounds: int) -> Iterator[Row]:
-        """Each tool once to compare what they make, which warms the page cache; then all in turn, `rounds` times."""
+        """Each tool once to compare what they make; then all in turn, `rounds` times."""
         differences = self._differences(method)
         measured: dict[str, list[tuple[float, ...]]] = {tool: [] for tool in self.tools(method)}
         for _ in range(rounds):
@@ -117,12 +117,21 @@ class Bench:
         experts = {name: str(path) for name, path in self.experts.items()}
         job = {"tool": tool, "method": method, "base": str(self.base), "experts": experts, "keep": keep}
         command = self._command(job | {"out": str(self._out)})
+        self._warm_up()
         usage = run_measured(command, self.environment, self.folder / "log.txt")
         measured = {"seconds": usage.seconds, "anonymous_before": 0}
         if tool != "mergekit-yaml":
             measured = json.loads((self._out / "measured.json").read_text())
         allocated = usage.peak.anonymous - measured["anonymous_before"]
         return measured["seconds"], usage.seconds, allocated / 1e6, usage.peak.total / 1e6
+
+    def _warm_up(self) -> None:
+        """Read the models, as what ran before may have driven them out of the page cache."""
+        buffer = bytearray(2**20)
+        for path in (self.base, *self.experts.values()):
+            with Path(path, "model.safetensors").open("rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
 
     def _command(self, job: dict[str, object]) -> list[str]:
         if job["tool"] == "mergekit-yaml":

@@ -1,0 +1,51 @@
+"""The benchmarks run, small, and what they print is there."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers")
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def test_merging(tmp_path: Path) -> None:
+    small = ["--experts", "2", "--layers", "1", "--rounds", "1", "--threads", "1"]
+    numbers = tmp_path / "numbers.json"
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(BENCHMARKS / "merging.py"),
+            *small,
+            "--methods",
+            "ties",
+            "--no-peers",
+            "--scratch",
+            str(tmp_path),
+            "--json",
+            str(numbers),
+        ],
+        env=os.environ | {"COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(numbers.read_text())
+    rows = {row["tool"]: row for row in document["rows"]}
+    assert list(rows) == ["read", "read_write", "ours", "ours_to_file"]
+    for tool, row in rows.items():
+        assert tool in done.stdout
+        figures = [row[key] for key in ("seconds", "process_seconds", "peak_megabytes")]
+        assert all(math.isfinite(figure) and figure > 0 for figure in figures), row
+        assert row["seconds"] < row["process_seconds"]
+    assert rows["ours"]["difference"] == rows["ours_to_file"]["difference"] == 0
+    assert rows["read"]["megabytes"] < 0.5 * document["model_megabytes"] < rows["ours"]["megabytes"]
+    assert sorted(tmp_path.iterdir()) == [numbers], "the models are removed"
