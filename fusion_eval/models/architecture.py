@@ -24,7 +24,7 @@ def build_empty(architecture: Callable[[], nn.Module]) -> nn.Module:
         >>> layer.weight.shape
         torch.Size([3, 2])
     """
-    with _WithoutDraws():
+    with _WithoutDraws():  # type: ignore[no-untyped-call]
         return architecture()
 
 

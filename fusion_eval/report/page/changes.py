@@ -1,4 +1,4 @@
-"""What merging did to single samples, from the files a run left."""
+"""The samples that merging changed."""
 
 from __future__ import annotations
 
@@ -7,34 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fusion_eval.errors import DataError
 from fusion_eval.report.flips import PATTERNS
-from fusion_eval.report.runs import Run
+from fusion_eval.report.page.trios import Trio
 
-__all__ = ["Change", "Trio", "changed_samples", "flip_counts", "read_trios"]
-
-Columns = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True, eq=False)
-class Trio:
-    """One task as base, expert and merged model answered it, sample by sample.
-
-    Args:
-        samples: "base", "expert" and "merged" to columns of shape `(n,)`, "score" among them.
-    """
-
-    samples: dict[str, Columns]
-
-    @property
-    def scores(self) -> npt.NDArray[np.float64]:
-        """Shape `(n, 3)`."""
-        return np.stack([columns["score"].astype(np.float64) for columns in self.samples.values()], axis=1)
-
-    @property
-    def binary(self) -> bool:
-        """Whether every score is right or wrong."""
-        return bool(np.isin(self.scores, (0.0, 1.0)).all())
+__all__ = ["Change", "changed_samples", "count_changed"]
 
 
 @dataclass(frozen=True)
@@ -58,27 +34,6 @@ class Change:
     what: str
 
 
-def read_trios(run: Run) -> dict[str, Trio]:
-    """Read every task of which base, expert and merged model left scores of the same samples."""
-    trios = {}
-    for task in run.tasks:
-        try:
-            roles = {"base": "base", "expert": "experts", "merged": ""}
-            samples = {name: run.samples(task, role) for name, role in roles.items()}
-        except DataError:  # the leaderboard warns of it, `fusion-eval-report verify` fails
-            continue
-        indices = [columns.get("index") for columns in samples.values()]
-        alike = all(index is not None and np.array_equal(index, indices[0]) for index in indices)
-        if alike and all("score" in columns for columns in samples.values()):
-            trios[task] = Trio(samples)
-    return trios
-
-
-def flip_counts(trio: Trio) -> tuple[int, ...]:
-    """How many samples follow each of the `PATTERNS`, in their order."""
-    return tuple(int((trio.scores == np.array(pattern)).all(axis=1).sum()) for pattern in PATTERNS)
-
-
 def changed_samples(trios: dict[str, Trio], most: int = 240) -> list[Change]:
     """The samples that changed most, an equal number of each task.
 
@@ -92,12 +47,17 @@ def changed_samples(trios: dict[str, Trio], most: int = 240) -> list[Change]:
     return [change for task, trio in trios.items() for change in _changes(task, trio, max(1, most // len(trios)))]
 
 
+def count_changed(trios: dict[str, Trio]) -> int:
+    """How many samples changed, those not shown included."""
+    return sum(len(_changed(trio)) for trio in trios.values())
+
+
 def _changes(task: str, trio: Trio, most: int) -> list[Change]:
-    base, expert, merged = trio.scores.T
+    _, expert, merged = trio.scores.T
     columns = trio.samples["merged"]
     confidence = columns.get("confidence")
     sureness = np.zeros(len(merged)) if confidence is None else confidence.astype(np.float64)
-    changed = np.flatnonzero((merged != expert) | (merged != base))
+    changed = _changed(trio)
     order = np.lexsort(
         [columns["index"][changed], -sureness[changed], -np.abs(merged - expert)[changed], (merged >= expert)[changed]]
     )  # the last key decides first
@@ -116,6 +76,12 @@ def _changes(task: str, trio: Trio, most: int) -> list[Change]:
             )
         )
     return changes
+
+
+def _changed(trio: Trio) -> npt.NDArray[np.intp]:
+    """Rows in which the merged model's score is not that of both others."""
+    base, expert, merged = trio.scores.T
+    return np.flatnonzero((merged != expert) | (merged != base))
 
 
 def _what(trio: Trio, row: int) -> str:

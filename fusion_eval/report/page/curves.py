@@ -15,8 +15,8 @@ __all__ = ["MOST_LINES", "curve", "shared_range"]
 MOST_LINES = 6
 """Of a plot: as many as there are colours and dashes to tell them apart."""
 
-_WIDTH, _HEIGHT = 300.0, 190.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 290.0, 10.0, 162.0
+_WIDTH, _HEIGHT = 320.0, 190.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 34.0, 272.0, 10.0, 162.0
 
 
 def shared_range(panels: Sequence[Panel], levels: Mapping[str, float]) -> tuple[float, float]:
@@ -80,11 +80,11 @@ def _vertical(x: float, text: str) -> Markup:
 
 def _level(name: str, y: float, value: float) -> Markup:
     line = element("line", element("title", f"{name}: {value:.4f}"), x1=_LEFT, x2=_RIGHT, y1=y, y2=y, class_="level")
-    return line + element("text", name, x=_RIGHT, y=y - 4, text_anchor="end", class_="tick")
+    return line + element("text", name, x=_RIGHT + 6, y=y + 3.5, class_="tick")
 
 
 def _interval(x: float, ends: list[float]) -> Markup:
-    return element("line", x1=x, x2=x, y1=ends[0], y2=ends[1], class_="interval")
+    return element("line", x1=x, x2=x, y1=ends[0], y2=ends[1], class_="whisker")
 
 
 def _told(panel: Panel, line: Line, value: float, measured: Measured) -> str:

@@ -94,7 +94,9 @@ def _matrix(
 ) -> Matrix | None:
     def change(task: str, expert: str) -> float | None:
         score = measured[expert].get(task)
-        return None if score is None or task not in against else sign * (score - against[task])
+        if score is None or task not in against:
+            return None
+        return round(sign * (score - against[task]), 6) + 0.0  # no negative zero
 
     experts = tuple([task for task in board.tasks if task in measured] + sorted(measured.keys() - board.tasks.keys()))
     changes = {task: tuple(change(task, expert) for expert in experts) for task in board.tasks}

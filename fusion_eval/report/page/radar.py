@@ -44,7 +44,7 @@ def radar(tasks: Sequence[str], models: Mapping[str, Sequence[float]]) -> Markup
     names = [_name(task, corner(index, 0.0), corner(index, 1.0)) for index, task in enumerate(tasks)]
     scale = [
         element("text", f"{ring:g}", x=corner(0, ring)[0] + 4, y=corner(0, ring)[1] + 4, class_="tick")
-        for ring in (0.5, 1.0)
+        for ring in (0.5,)
     ]
     shapes = [
         polygon(values, f"shape line-{index}", element("title", _description(name, tasks, values)))

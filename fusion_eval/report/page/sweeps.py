@@ -78,8 +78,7 @@ def _lines(key: str, others: list[str], points: list[tuple[Settings, Measured]])
     for settings, measured in points:
         label = ", ".join(f"{other.removeprefix('model.')}={settings.get(other)}" for other in others)
         lines.setdefault(label, {}).setdefault(float(settings[key]), measured)  # of runs set alike, the better
-    ordered = [Line(label, tuple(sorted(line.items(), key=_first))) for label, line in lines.items() if len(line) > 1]
-    return ordered
+    return [Line(label, tuple(sorted(line.items(), key=_first))) for label, line in lines.items() if len(line) > 1]
 
 
 def _first(point: tuple[float, Measured]) -> float:
