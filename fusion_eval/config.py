@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fusion_eval.errors import ConfigError, FusionEvalError, suggest
 
-__all__ = ["build", "compose", "compose_file", "compose_option", "config_modules", "to_config"]
+__all__ = ["build", "compose", "compose_file", "compose_option", "config_modules", "recorded", "to_config"]
 
 _CONF = "fusion_eval.conf"
 _RESERVED = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
@@ -183,6 +183,20 @@ def to_config(value: Any) -> Any:
     raise ConfigError(
         f"{value!r} cannot be written as YAML; give a dataclass or a functools.partial of a named callable"
     )
+
+
+def recorded(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """The composed config as a report records it, each part once: calibration data are of the tasks and models above.
+
+    Args:
+        cfg: The whole config.
+        resolve: Whether interpolations are replaced by their values.
+    """
+    plain = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=resolve))
+    plain["calibration"] |= {"tasks": "${taskpool.tasks}", "models": "${modelpool}"}
+    if "calibration" in plain["model"]:
+        plain["model"]["calibration"] = "${calibration}"
+    return plain
 
 
 @contextmanager

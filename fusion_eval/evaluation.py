@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from fusion_eval.config import build
+from fusion_eval.config import build, recorded
 from fusion_eval.errors import ConfigError, FusionEvalError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
         with suppress(FusionEvalError):  # rank 0 raises the same one, and reports it
             _run(cfg, pool, models, model, runner, lambda name, outcome: None)
         return None
-    writer = ReportWriter(directory, provenance(_plain(cfg)), cfg.selected_on, model.record)
+    writer = ReportWriter(directory, provenance(recorded(cfg)), cfg.selected_on, model.record)
     references, stopped = References(), None
     try:
         references = _run(cfg, pool, models, model, runner, writer.add)
@@ -114,12 +114,3 @@ def _check_choices(cfg: DictConfig) -> None:
     for key, choices in _CHOICES.items():
         if cfg[key] not in choices:
             raise ConfigError(f"{key}: expected {', '.join(map(str, choices))}; found {cfg[key]!r}")
-
-
-def _plain(cfg: DictConfig) -> Any:
-    """The resolved config, each part once: the calibration data refers to tasks and models, and a method to it."""
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    plain["calibration"] |= {"tasks": "${taskpool.tasks}", "models": "${modelpool}"}
-    if "calibration" in plain["model"]:
-        plain["model"]["calibration"] = "${calibration}"
-    return plain

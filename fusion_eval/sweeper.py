@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from fusion_eval.config import recorded
 from fusion_eval.errors import FusionEvalError
 
 __all__ = ["SweepDirectory", "conclude_sweep", "run_or_record"]
@@ -85,8 +86,8 @@ def _record(error: Exception, cfg: DictConfig, directory: Path) -> None:
     from fusion_eval.report import Aggregates, References, ReportWriter, TaskFailure, provenance
 
     try:
-        config: Any = OmegaConf.to_container(cfg, resolve=True)
+        config = recorded(cfg)
     except OmegaConfBaseException:  # an interpolation may be what failed
-        config = OmegaConf.to_container(cfg)
+        config = recorded(cfg, resolve=False)
     writer = ReportWriter(directory, provenance(config), cfg.selected_on)
     writer.finish(References(), Aggregates(), [], "failed", TaskFailure.from_exception(error))
