@@ -50,8 +50,8 @@ def _job(cfg: DictConfig) -> float | None:
         raise CompactHydraException(f"fusion-eval: error: {error}") from error
 
 
-def _share(gigabytes: float) -> None:
+def _share(gigabytes: float | None) -> None:
     """Let the jobs of this process keep what they have in common."""
     from fusion_eval.merging.memory import process_memory
 
-    process_memory.limit = int(gigabytes * 1e9)
+    process_memory.limit = int((gigabytes or 0) * 1e9)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fusion_eval.merging.consensus import Consensus, combine, require_consensus
+from fusion_eval.merging.consensus import Consensus, combine, require_consensus, weigh
 from fusion_eval.merging.hyperparameters import require_density, require_finite, require_not_negative
 from fusion_eval.merging.matrices import one_thread
 from fusion_eval.merging.ranks import at_ranks
@@ -77,7 +77,7 @@ class Knots(TaskVectorMethod):
 
         def merge(name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
             if name not in aligned:
-                return (stacked - tensor).mean(dim=0)
+                return weigh(stacked - tensor, weights).mean(dim=0)
             common, vectors = aligned[name]
             with one_thread():
                 trimmed = vectors * (vectors.abs() >= smallest_kept)

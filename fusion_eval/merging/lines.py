@@ -16,7 +16,7 @@ from fusion_eval.errors import ConfigError
 from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.geometry import absolute_sum
 from fusion_eval.merging.hyperparameters import require_finite
-from fusion_eval.merging.method import MergingMethod
+from fusion_eval.merging.method import MergingMethod, PerTaskMethod
 from fusion_eval.merging.state_dict import StateDict, floating_names, wide
 from fusion_eval.merging.task_arithmetic import TaskArithmetic
 from fusion_eval.merging.tensors import Tensors
@@ -42,7 +42,7 @@ class Lines(MergingMethod):
         beta: How much more the last block is scaled; the paper chooses it on validation data.
 
     Raises:
-        ConfigError: `method` is none, or a number is not finite.
+        ConfigError: `method` is none or makes a model for each task, or a number is not finite.
     """
 
     method: MergingMethod = field(default_factory=lambda: TaskArithmetic(1.0))
@@ -52,6 +52,8 @@ class Lines(MergingMethod):
     def __post_init__(self) -> None:
         if not isinstance(self.method, MergingMethod):
             raise ConfigError(f"Lines: method must be a merging method, such as TaskArithmetic, got {self.method!r}")
+        if isinstance(self.method, PerTaskMethod):
+            raise ConfigError(f"Lines: {type(self.method).__name__} makes a model for each task, not one")
         if self.alpha is not None:
             require_finite(self, "alpha")
         require_finite(self, "beta")

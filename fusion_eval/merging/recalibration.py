@@ -15,7 +15,7 @@ from fusion_eval.errors import ConfigError, MergeError
 from fusion_eval.merging.calibration import Calibration, MethodWithData
 from fusion_eval.merging.matrices import one_thread
 from fusion_eval.merging.method import MergingMethod, PerTaskMethod
-from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.state_dict import StateDict, distinct_names
 from fusion_eval.merging.tensors import Tensors
 
 __all__ = ["Recalibrated"]
@@ -58,7 +58,7 @@ class Recalibrated(MethodWithData):
         if not layers:
             raise MergeError("Recalibrated: the model has no BatchNorm with statistics; take its method without it")
         merged = dict(self.method.stream(base, experts))
-        backbone.load_state_dict({**base, **merged})
+        backbone.load_state_dict({name: merged.get(first, base[name]) for name, first in distinct_names(base).items()})
         with one_thread():
             self._measure(backbone, list(layers.values()), sorted(experts))
         measured = {

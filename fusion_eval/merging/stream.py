@@ -42,7 +42,7 @@ def finished(
         Every name of the base, in no particular order, and its tensor; tied names get the same one.
 
     Raises:
-        MergeError: from the method; or it left a tensor out, or one is too large for the dtype.
+        MergeError: from the method; or it left a tensor out, or one is not finite, or too large for the dtype.
     """
     names_of = defaultdict(list)
     for name, first in distinct_names(base).items():
@@ -63,10 +63,9 @@ def finished(
 
 def _round(name: str, merged: Tensor, dtype: torch.dtype) -> Tensor:
     rounded = merged.to(dtype)
-    if rounded is not merged and not is_finite(rounded):
-        raise MergeError(
-            f"merged tensor {name!r} holds NaN or Inf: though all inputs are finite: the merge is too large for {dtype}"
-        )
+    if not is_finite(rounded):
+        cause = f": though all inputs are finite: the merge is too large for {dtype}" if is_finite(merged) else ""
+        raise MergeError(f"merged tensor {name!r} holds NaN or Inf{cause}")
     return rounded
 
 

@@ -17,6 +17,8 @@ from fusion_eval.merging.tensors import Rule, Tensors, apply_rule, merge_floatin
 
 __all__ = ["TaskVectorMethod"]
 
+_PLAIN = (bool, int, float, str, dict, type(None))  # the repr of an array is abbreviated
+
 
 class TaskVectorMethod(MergingMethod):
     """Combines the task vectors, `expert - base`, into one merged vector, and adds it to the base, scaled.
@@ -57,5 +59,7 @@ class TaskVectorMethod(MergingMethod):
 
     def _group(self, base: StateDict, experts: Mapping[str, StateDict]) -> Hashable | None:
         identities = (identity_of(base), *map(identity_of, experts.values()))
-        settings = tuple((name, repr(value)) for name, value in vars(self).items() if name != "scaling")
-        return None if None in identities else (type(self).__qualname__, settings, tuple(experts), identities)
+        settings = {name: value for name, value in vars(self).items() if name != "scaling"}
+        if None in identities or not all(isinstance(value, _PLAIN) for value in settings.values()):
+            return None
+        return (type(self), repr(settings), tuple(experts), identities)

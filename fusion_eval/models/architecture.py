@@ -1,4 +1,4 @@
-"""Building a backbone whose weights are about to be overwritten."""
+"""The names, shapes and ties of an architecture, without the time its random weights take."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _DRAWS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
 
 
 def build_empty(architecture: Callable[[], nn.Module]) -> nn.Module:
-    """Build a module, but leave out what takes most of the time: drawing random numbers for its parameters.
+    """Build a module of which only the form is wanted: no random numbers are drawn for its parameters.
 
-    Buffers are filled as ever, since not all of them are in a state dict.
+    It is not fit to be run: what the constructor computes from parameters, or draws after them, is not as it should be.
 
     Example:
         >>> layer = build_empty(lambda: nn.Linear(2, 3))

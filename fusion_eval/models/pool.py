@@ -82,7 +82,7 @@ class ModelPool:
         """
         if not isinstance(method, MergingMethod):
             raise ConfigError(f"model: expected a merging method such as fusion_eval.merging.Average, found {method!r}")
-        backbone = build_empty(self.architecture)
+        backbone = self.architecture()
         expected = backbone.state_dict()
         base, experts = self.open(expected)
 

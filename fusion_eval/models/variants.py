@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from fusion_eval.merging.method import MergingMethod, PerTaskMethod
 
@@ -22,12 +23,13 @@ class Variants:
         self._method = method
         self._experts = experts
         self._write = write
-        self._written: str | None = None
+        self._written: str | Literal[False] | None = None
 
     def adapt(self, expert: str) -> None:
         """Become the variant for this expert's task; for that of no expert, what the method makes for all others."""
         wanted = expert if expert in self._experts else None
         if wanted != self._written:
+            self._written = False  # nothing whole, should it fail
             self._write(self._method if wanted is None else self._method.variant(wanted))
             self._written = wanted
 
