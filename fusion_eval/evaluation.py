@@ -26,7 +26,7 @@ _CHOICES = {
 
 
 def evaluate(cfg: DictConfig, directory: Path) -> float | None:
-    """Evaluate what a composed config describes and write report.json, report.md and samples/ into `directory`.
+    """Evaluate what a composed config describes and leave report.json, .md and .html and samples/ in `directory`.
 
     Returns:
         The objective; None where the report has none, where only an audit was asked for, and on the ranks of a

@@ -79,11 +79,12 @@ def write_and_print_leaderboard(
     from fusion_eval.report.leaderboard import leaderboard
     from fusion_eval.report.leaderboard_files import write_leaderboard
     from fusion_eval.report.leaderboard_table import print_leaderboard
+    from fusion_eval.report.page import write_leaderboard_page
     from fusion_eval.report.runs import find_runs
 
     runs, unread = find_runs(directories)
     board = leaderboard(runs, unread, sort=sort, ascending=ascending)
-    paths = write_leaderboard(board, output)
+    paths = [*write_leaderboard(board, output), write_leaderboard_page(board, runs, output)]
     print_leaderboard(board)
     print(*paths, sep="\n")
     return [run for run in runs if run.status != "complete"]

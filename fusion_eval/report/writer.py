@@ -1,4 +1,4 @@
-"""The files of a run: report.json, report.md and samples/<task>.parquet, on disk as soon as they can be."""
+"""The files of a run: report.json, .md and .html and samples/<task>.parquet, on disk as soon as they can be."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ReportWriter:
     """Writes a run's results as they come, so that whatever ends the run, what was finished is on disk.
 
     Every file appears whole, under its name, or not at all. To construct a writer takes the directory over: report.json
-    says "running" from then on, and the page and the samples of an earlier run are gone. Of a distributed run, one
+    says "running" from then on, and the pages and the samples of an earlier run are gone. Of a distributed run, one
     process writes.
 
     Args:
@@ -57,7 +57,8 @@ class ReportWriter:
         self._merge = dict(merge or {})
         self._files: dict[str, str] = {}
         self._write_json("running", References(), Aggregates(), [])
-        self._page.unlink(missing_ok=True)
+        for page in (self._page, directory / "report.html"):
+            page.unlink(missing_ok=True)
         remove_samples(directory)
 
     def add(self, task: str, outcome: TaskResult | TaskFailure) -> None:
@@ -77,7 +78,7 @@ class ReportWriter:
         status: Literal["complete", "partial", "failed"],
         error: TaskFailure | None = None,
     ) -> None:
-        """Write the samples of the references, and the final report.json and report.md.
+        """Write the samples of the references, and the final report.json, report.md and report.html.
 
         Args:
             references: Results of the base and the experts.
@@ -101,6 +102,9 @@ class ReportWriter:
         )
         with atomic_file(self._page) as file:
             file.write(page.encode(errors="backslashreplace"))
+        from fusion_eval.report.page import write_report_page  # which reads what this module writes
+
+        write_report_page(self._directory)
 
     @property
     def _page(self) -> Path:

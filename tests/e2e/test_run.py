@@ -81,6 +81,7 @@ def test_it_writes_where_it_is_told(fusion_eval, quick, tmp_path):
     fusion_eval(*quick, "hydra.run.dir=here/I/am")
     assert {path.name for path in (tmp_path / "here/I/am").iterdir()} == {
         ".hydra",
+        "report.html",
         "report.json",
         "report.md",
         "samples",

@@ -13,6 +13,10 @@ from fusion_eval.report.page.trios import Trio
 __all__ = ["Change", "changed_samples", "count_changed"]
 
 
+_LONGEST = 160
+"""Characters of an answer: enough to see what it is."""
+
+
 @dataclass(frozen=True)
 class Change:
     """A sample on which the merged model does better or worse than its expert or the base.
@@ -22,6 +26,7 @@ class Change:
         index: Of the sample in the data set.
         target: What is right; empty where the task has no single right answer.
         answers: Of base, expert and merged model: predictions, else scores.
+        right: Whether those are right; None where answers are better or worse.
         confidence: Of the merged model in its answer; None where unknown.
         what: What happened.
     """
@@ -29,7 +34,8 @@ class Change:
     task: str
     index: int
     target: str
-    answers: tuple[str, str, str]
+    answers: tuple[str, ...]
+    right: tuple[bool, ...] | None
     confidence: float | None
     what: str
 
@@ -57,25 +63,23 @@ def _changes(task: str, trio: Trio, most: int) -> list[Change]:
     columns = trio.samples["merged"]
     confidence = columns.get("confidence")
     sureness = np.zeros(len(merged)) if confidence is None else confidence.astype(np.float64)
-    changed = _changed(trio)
-    order = np.lexsort(
-        [columns["index"][changed], -sureness[changed], -np.abs(merged - expert)[changed], (merged >= expert)[changed]]
-    )  # the last key decides first
+    gain = (merged - expert) if trio.higher_is_better else (expert - merged)
+    rows = _changed(trio)
+    keys = (gain >= 0, -np.abs(gain), -sureness, columns["index"])  # the first decides first
+    order = np.lexsort([key[rows] for key in reversed(keys)])
     shown = "prediction" if all("prediction" in own for own in trio.samples.values()) else "score"
-    changes = []
-    for row in changed[order][:most].tolist():
-        answers = [_text(own[shown][row]) for own in trio.samples.values()]
-        changes.append(
-            Change(
-                task=task,
-                index=int(columns["index"][row]),
-                target=_text(columns["target"][row]) if "target" in columns else "",
-                answers=(answers[0], answers[1], answers[2]),
-                confidence=None if confidence is None else float(confidence[row]),
-                what=_what(trio, row),
-            )
+    return [
+        Change(
+            task=task,
+            index=int(columns["index"][row]),
+            target=_text(columns["target"][row]) if "target" in columns else "",
+            answers=tuple(_text(own[shown][row]) for own in trio.samples.values()),
+            right=tuple(map(bool, trio.scores[row])) if trio.binary else None,
+            confidence=None if confidence is None else float(confidence[row]),
+            what=_what(trio, row),
         )
-    return changes
+        for row in rows[order][:most].tolist()
+    ]
 
 
 def _changed(trio: Trio) -> npt.NDArray[np.intp]:
@@ -91,6 +95,8 @@ def _what(trio: Trio, row: int) -> str:
     return f"{merged - expert:+.4g} against the expert, {merged - base:+.4g} against the base"
 
 
-def _text(value: np.generic) -> str:
-    number = value.item() if hasattr(value, "item") else value
-    return f"{number:.4g}" if isinstance(number, float) else str(number)
+def _text(value: object) -> str:
+    """A label or a number; of a long text, its beginning."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    text = f"{plain:.4g}" if isinstance(plain, float) else str(plain)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

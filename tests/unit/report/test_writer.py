@@ -60,6 +60,7 @@ def test_a_whole_run(tmp_path, origin):
     writer.finish(references, aggregates, ["the weights are old"], "complete")
 
     assert files(tmp_path / "run") == [
+        "report.html",
         "report.json",
         "report.md",
         "samples/base/glue%2Fsst2.parquet",
