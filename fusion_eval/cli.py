@@ -12,10 +12,11 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fusion_eval.errors import FusionEvalError
+from fusion_eval.errors import ConfigError, FusionEvalError
 from fusion_eval.evaluation import evaluate
 from fusion_eval.help import help_text
-from fusion_eval.sweeper import conclude_sweep, run_or_record
+from fusion_eval.selection import on_selection_split
+from fusion_eval.sweeper import conclude_sweep, require_maximising, run_or_record
 
 __all__ = ["main"]
 
@@ -41,10 +42,13 @@ def main() -> None:
 def _job(cfg: DictConfig) -> float | None:
     """One evaluation, or, with `-m`, one job of a sweep; the returned number is what a sweeper optimises."""
     directory = Path(HydraConfig.get().runtime.output_dir)
-    if HydraConfig.get().mode is RunMode.MULTIRUN:
-        _share(cfg.memory_gb)
-        return run_or_record(evaluate, cfg, directory)
     try:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            require_maximising(HydraConfig.get().sweeper)
+            _share(cfg.memory_gb)
+            return run_or_record(evaluate, on_selection_split(cfg), directory)
+        if cfg.select_on is not None:
+            raise ConfigError(f"select_on={cfg.select_on} chooses among the jobs of a sweep: add -m, or say split=...")
         return evaluate(cfg, directory)
     except FusionEvalError as error:
         raise CompactHydraException(f"fusion-eval: error: {error}") from error

@@ -37,7 +37,7 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
             disk.
     """
     _check_choices(cfg)
-    pool, models = build(cfg.taskpool, "taskpool"), build(cfg.modelpool, "modelpool")
+    pool, models = _pool(cfg), build(cfg.modelpool, "modelpool")
     method, runner = build(cfg.model, "model"), build(cfg.runner, "runner")
     if cfg.audit == "only":
         _print_audit(models, method)
@@ -68,12 +68,30 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
         writer.finish(
             references, aggregates, warnings, "complete" if complete else "partial" if report else "failed", stopped
         )
+        if runner.loggers:
+            from fusion_eval.engine.loggers import log_run
+
+            log_run(runner.loggers, recorded(cfg), report, aggregates, complete)
         print_report(report, references, aggregates)
         print(directory / "report.json")
     if failures:
         named = "; ".join(f"{name}: {failure.error}: {failure.message}" for name, failure in failures.items())
         raise FusionEvalError(f"{len(failures)} failed: {named}")
     return objective(report, aggregates, cfg.objective)
+
+
+def _pool(cfg: DictConfig) -> Any:
+    """The task pool, on another split than its tasks name if the config does."""
+    pool = build(cfg.taskpool, "taskpool")
+    if cfg.split is None:
+        return pool
+
+    from fusion_eval.selection import tasks_on_split
+    from fusion_eval.taskpool import TaskPool
+
+    if not isinstance(pool, TaskPool):
+        raise ConfigError(f"split={cfg.split}: {type(pool).__name__} has no tasks with splits")
+    return TaskPool(tasks_on_split(pool.tasks, cfg.split, other=cfg.select_on is not None))
 
 
 def _audit(models: Any, method: Any, runner: Any) -> list[str]:

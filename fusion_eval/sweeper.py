@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import traceback
@@ -15,9 +14,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fusion_eval.config import recorded
-from fusion_eval.errors import FusionEvalError
+from fusion_eval.errors import ConfigError, FusionEvalError
 
-__all__ = ["SweepDirectory", "conclude_sweep", "run_or_record"]
+__all__ = ["SweepDirectory", "conclude_sweep", "require_maximising", "run_or_record"]
 
 _DIRECTORY = "FUSION_EVAL_SWEEP_DIR"
 
@@ -30,8 +29,29 @@ class SweepDirectory(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Set the environment variable that conf/config.yaml takes `hydra.sweep.dir` from."""
-        os.environ[_DIRECTORY] = str(Path(config.hydra.sweep.dir).absolute())
+        """Set the environment variable that conf/config.yaml takes `hydra.sweep.dir` from.
+
+        What an earlier sweep in the same place selected is no longer.
+        """
+        from fusion_eval.selection import withdraw_selection
+
+        directory = Path(config.hydra.sweep.dir).absolute()
+        os.environ[_DIRECTORY] = str(directory)
+        if is_first_process():
+            withdraw_selection(directory)
+
+
+def require_maximising(sweeper: DictConfig) -> None:
+    """Refuse a sweeper that looks for the worst merge, as Optuna's does if it is not told otherwise.
+
+    Raises:
+        ConfigError: It minimises.
+    """
+    if str(sweeper.get("direction", "")).rpartition(".")[2] == "minimize":
+        raise ConfigError(
+            "hydra.sweeper.direction=minimize, the plugin's default, looks for the worst: give maximize, or take"
+            " hydra/sweeper=search which does; where less of the objective is better, put a - in front of it"
+        )
 
 
 def run_or_record(job: Callable[[DictConfig, Path], float | None], cfg: DictConfig, directory: Path) -> float | None:
@@ -43,7 +63,7 @@ def run_or_record(job: Callable[[DictConfig, Path], float | None], cfg: DictConf
         directory: Of the job.
 
     Returns:
-        What the job returns; NaN if it failed.
+        What the job returns; None if it failed, which to Optuna is a failed trial where NaN would end the sweep.
     """
     report = directory / "report.json"
     if is_first_process():
@@ -56,7 +76,7 @@ def run_or_record(job: Callable[[DictConfig, Path], float | None], cfg: DictConf
             traceback.print_exc()
         if is_first_process() and not report.exists():
             _record(error, cfg, directory)
-        return math.nan
+        return None
 
 
 def conclude_sweep() -> bool:
@@ -69,9 +89,11 @@ def conclude_sweep() -> bool:
     if not is_first_process() or not any(directory.rglob("report.json")):
         return True
     from fusion_eval.report_cli import write_and_print_leaderboard
+    from fusion_eval.selection import conclude_selection
 
     try:
-        return not write_and_print_leaderboard([directory], directory)
+        incomplete = write_and_print_leaderboard([directory], directory)
+        return conclude_selection(directory) and not incomplete
     except FusionEvalError as error:
         print(f"fusion-eval: no leaderboard: {error}", file=sys.stderr)
         return False

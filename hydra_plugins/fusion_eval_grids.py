@@ -5,7 +5,8 @@ It is imported by every Hydra application where fusion-eval is installed, so it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -22,6 +23,9 @@ class GridsSweeper(BasicSweeper):
 
     Each grid is a Cartesian product, as Hydra's basic sweeper makes of a whole command line. What the command line
     says is part of every grid, and stronger. A job that two grids have in common runs once.
+
+    A key that starts with `~` takes away what is below it: its values are names, or lists of names that go together.
+    `{"~modelpool.experts": [mnist, [mnist, scripts]]}` are two jobs, one without one expert, one without two.
 
     Args:
         grids: A mapping each, from what stands left of the `=` of an override to what stands right of it, or to a list
@@ -42,7 +46,7 @@ class GridsSweeper(BasicSweeper):
         super().__init__(max_batch_size, params)  # type: ignore[arg-type]
         self._grids: list[dict[str, Any]] = []
         for grid in grids:
-            plain = OmegaConf.to_container(grid) if isinstance(grid, DictConfig) else grid
+            plain = OmegaConf.to_container(grid, resolve=True) if isinstance(grid, DictConfig) else grid
             if not isinstance(plain, dict):
                 raise ConfigCompositionException(
                     f"hydra.sweeper.grids: expected mappings such as {{model: ties}}, found {grid!r}"
@@ -57,10 +61,25 @@ class GridsSweeper(BasicSweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         jobs: dict[tuple[str, ...], None] = {}
         for grid in self._grids or [{}]:
-            own = parser.parse_overrides([f"{key}={_text(values)}" for key, values in grid.items()])
+            own = parser.parse_overrides([f"{key}={_text(values)}" for key, values in grid.items() if key[0] != "~"])
             for batch in BasicSweeper.split_arguments([*own, *overrides], None):
-                jobs.update(dict.fromkeys(map(tuple, batch)))
+                for job, removed in itertools.product(batch, list(_removals(grid))):
+                    jobs.setdefault((*job, *removed))
         return list(self.split_overrides_to_chunks([list(job) for job in jobs], max_batch_size))
+
+
+def _removals(grid: dict[str, Any]) -> Iterator[list[str]]:
+    """What each job of a grid takes away, as overrides: one empty list where the grid takes nothing away."""
+    choices = [
+        [[f"{key}.{name}" for name in _listed(value)] for value in _listed(values)]
+        for key, values in grid.items()
+        if key.startswith("~")
+    ]
+    return (list(itertools.chain.from_iterable(choice)) for choice in itertools.product(*choices))
+
+
+def _listed(values: Any) -> list[Any]:
+    return values if isinstance(values, list) else [values]
 
 
 def _text(values: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from fusion_eval.engine.evaluate import evaluate
@@ -68,6 +69,11 @@ class Runner:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
                 raise ConfigError(f"{name}: expected an integer >= {minimum}, found {value!r}")
+
+    @property
+    def loggers(self) -> list[Logger]:
+        """The Trainer's, which it does not use itself: see `fusion_eval.engine.loggers`."""
+        return self._trainer_and_loggers[1]
 
     @property
     def is_global_zero(self) -> bool:
@@ -141,7 +147,7 @@ class Runner:
             with _quiet():
                 return evaluate(self._trainer, task, module, fingerprints, self.bootstrap, self.seed)
         except BaseException:
-            del self.__dict__["_trainer"]  # it stopped half-way; the next task gets a fresh one
+            del self.__dict__["_trainer_and_loggers"]  # it stopped half-way; the next task gets a fresh one
             raise
 
     def _gather_ranks(self) -> None:
@@ -154,8 +160,12 @@ class Runner:
         if environment is not None and not isinstance(environment, LightningEnvironment):
             strategy.setup_environment()
 
-    @cached_property
+    @property
     def _trainer(self) -> pl.Trainer:
+        return self._trainer_and_loggers[0]
+
+    @cached_property
+    def _trainer_and_loggers(self) -> tuple[pl.Trainer, list[Logger]]:
         with _quiet():
             try:
                 made: Any = (self.trainer or _quiet_cpu_trainer)()
@@ -164,7 +174,8 @@ class Runner:
         if not isinstance(made, pl.Trainer):
             raise ConfigError(f"trainer: made {type(made).__name__}, expected a lightning.pytorch.Trainer")
         made.callbacks.append(self._progress)  # type: ignore[attr-defined]
-        return made
+        loggers, made.loggers = list(made.loggers), []
+        return made, loggers
 
     @cached_property
     def _disk_store(self) -> DiskStore | None:

@@ -11,7 +11,7 @@ from fusion_eval.errors import ConfigError, suggest
 if TYPE_CHECKING:
     from fusion_eval.report.runs import Run
 
-__all__ = ["choose_headline", "more_is_better", "task_weights"]
+__all__ = ["choose_headline", "more_is_better", "shared_objective", "task_weights"]
 
 
 def choose_headline(runs: Sequence[Run], key: str | None = None) -> str:
@@ -38,6 +38,14 @@ def choose_headline(runs: Sequence[Run], key: str | None = None) -> str:
         f"there is no mean to sort by: the primary metrics are {', '.join(primaries) or 'none'}; give --sort"
         f"{suggest('mean', known)}"
     )
+
+
+def shared_objective(runs: Sequence[Run]) -> str | None:
+    """The `objective` that was configured for all of the runs, and that one of them has; a `-` says less is better."""
+    objectives = {run.config.get("objective") for run in runs}
+    [objective] = objectives if len(objectives) == 1 else [None]
+    known = objective is not None and any(objective.removeprefix("-") in run.names() for run in runs)
+    return objective if known else None
 
 
 def more_is_better(key: str, runs: Sequence[Run]) -> bool:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fusion_eval.errors import ConfigError, DataError
 from fusion_eval.report.best import against_the_best
-from fusion_eval.report.headline import choose_headline, more_is_better, task_weights
+from fusion_eval.report.headline import choose_headline, more_is_better, shared_objective, task_weights
 from fusion_eval.report.runs import Run, label_runs
 from fusion_eval.report.significance import normal_interval, wilson_interval
 from fusion_eval.report.statistics import standard_error_of_mean
@@ -107,7 +107,8 @@ def leaderboard(
     Args:
         runs: As `find_runs` returns them. Only complete ones are ranked.
         unread: Files that could not be read, and why.
-        sort: The number to sort by, as `objective` takes it; None: the mean of the primary metric.
+        sort: The number to sort by, as `objective` takes it; None: the objective that the runs share, else the mean of
+            the primary metric.
         ascending: Whether less is better; None: as the reports say of primary metrics.
         resamples: Of the tests.
         seed: Of the tests.
@@ -120,6 +121,8 @@ def leaderboard(
     complete = [run for run in runs if run.status == "complete"]
     if not complete:
         raise ConfigError("no complete run to rank" + "".join(f"\n{line}" for line in (*unranked, *unread)))
+    if sort is None and (objective := shared_objective(complete)) is not None:
+        sort, ascending = objective.removeprefix("-"), objective.startswith("-") or ascending
     key = choose_headline(complete, sort)
     higher = more_is_better(key, complete) if ascending is None else not ascending
     unranked += [f"{labels[id(run)]}: it has no {key}" for run in complete if run.value(key)[0] is None]

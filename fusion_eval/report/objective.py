@@ -20,11 +20,12 @@ def objective(report: Report, aggregates: Aggregates, path: str | None = None) -
     Args:
         report: Of the model.
         aggregates: Of the report.
-        path: `mean.<metric>`, `normalised.<name>`, `worst.<name>` or `<task>.<metric>`; None: the mean of the primary
-            metric.
+        path: `mean.<metric>`, `normalised.<name>`, `worst.<name>` or `<task>.<metric>`, with a `-` in front where less
+            of it is better; None: the mean of the primary metric.
 
     Returns:
-        The number; None for no path where the tasks have no primary metric in common of which more is better.
+        The number, negated where less of it is better, so that more of what is returned is; None for no path where the
+        tasks have no primary metric in common of which more is better.
 
     Raises:
         ConfigError: There is no such number, it is not finite, or the path means two numbers; the message lists what
@@ -42,6 +43,8 @@ def objective(report: Report, aggregates: Aggregates, path: str | None = None) -
         path = f"mean.{primaries.pop()}" if len(primaries) == 1 else None
     if path is None:
         return None
+    if path.startswith("-"):
+        return -(objective(report, aggregates, path[1:]) or 0.0)
     numbers = [
         *(
             (f"{group}.{name}", entry.value)

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["Run", "find_runs", "label_runs", "read_run"]
+__all__ = ["SELECTED", "Run", "find_runs", "label_runs", "read_run"]
 
-_UNTOLD = ("runner", "selected_on", "progress", "objective")
+SELECTED = "selected"
+"""Directory in that of a sweep where the chosen configuration is evaluated, on another split than the sweep."""
+
+_UNTOLD = ("runner", "selected_on", "select_on", "split", "progress", "objective")
 """Root keys that are no part of a label: copies of others, a column of its own, or nothing a result depends on."""
 
 
@@ -66,6 +69,8 @@ class Run:
     @property
     def splits(self) -> list[str]:
         """The splits it was measured on, as far as the configuration names them."""
+        if self.config.get("split"):
+            return [str(self.config["split"])]
         tasks = (self.config.get("taskpool") or {}).get("tasks") or {}
         data = (task.get("data") or {} for task in tasks.values() if isinstance(task, dict))
         return sorted({str(source["split"]) for source in data if isinstance(source, dict) and source.get("split")})
@@ -134,7 +139,7 @@ def read_run(path: Path) -> Run:
 
 
 def find_runs(directories: Iterable[Path]) -> tuple[list[Run], list[str]]:
-    """Read every report.json below some directories.
+    """Read every report.json below some directories, but for those of what a sweep selected: they are no part of it.
 
     Returns:
         The runs, in the order of their paths (job 2 before job 10), and why other files were not read.
@@ -147,7 +152,9 @@ def find_runs(directories: Iterable[Path]) -> tuple[list[Run], list[str]]:
     for directory in directories:
         if not directory.is_dir():
             raise ConfigError(f"{directory}: no such directory")
-        paths.update(dict.fromkeys(sorted(directory.resolve().rglob("report.json"), key=_natural)))
+        root = directory.resolve()
+        found = [path for path in root.rglob("report.json") if SELECTED not in path.relative_to(root).parts]
+        paths.update(dict.fromkeys(sorted(found, key=_natural)))
     for path in paths:
         try:
             runs.append(read_run(path))
@@ -177,10 +184,14 @@ def label_runs(runs: Iterable[Run]) -> list[str]:
         parts = [str(method).rpartition(".")[2]] if method else []
         for key, value in own.items():
             peers = kin if key.startswith("model.") else settings
+            if re.fullmatch(_EXPERT, key):  # those without it say so
+                peers = [other for other in settings if key in other]
             if key != "model._target_" and any(other.get(key, _ABSENT) != value for other in peers):
                 name = key.removeprefix("model.").removesuffix("._target_")
                 text = str(value).rpartition(".")[2] if key.endswith("._target_") else value
                 parts.append(f"{name}={text}")
+        left_out = {key for other in settings for key in other if re.fullmatch(_EXPERT, key)} - own.keys()
+        parts += [f"~{key.removeprefix('modelpool.')}" for key in sorted(left_out)]
         labels.append(" ".join(parts) or run.directory.name)
     return [
         f"{label} [{run.directory.parent.name}/{run.directory.name}]" if labels.count(label) > 1 else label
@@ -189,6 +200,7 @@ def label_runs(runs: Iterable[Run]) -> list[str]:
 
 
 _ABSENT = object()
+_EXPERT = r"modelpool\.experts\.[^.]+"
 
 
 def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -197,7 +209,9 @@ def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         for key, child in node.items():
             if path or key not in _UNTOLD:
                 yield from _flat(child, f"{path}.{key}".lstrip("."))
-    elif not re.fullmatch(r"taskpool\.tasks\.[^.]+\.data\.split", path):  # a column of its own
+    elif not re.fullmatch(
+        r"taskpool\.tasks\.[^.]+\.data\.split|trainer\.logger\..+", path
+    ):  # a column; where it logs to
         yield path, json.dumps(node) if isinstance(node, list) else node
 
 

@@ -43,6 +43,7 @@ class Calibration:
         seed: Of the draw.
         data: Task name to the data source to take instead, for sources that have no splits.
         device: Where models run: cpu, cuda, ...
+        evaluated: What stands for `split` of each task's data where it is evaluated; None: nothing else.
 
     Raises:
         ConfigError: a number is out of range, `split` is no name, or `data` is for no task.
@@ -56,6 +57,7 @@ class Calibration:
     seed: int = 0
     data: Mapping[str, DataSource] = field(default_factory=dict)
     device: str = "cpu"
+    evaluated: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in {"samples": 1, "batch_size": 1, "seed": 0}.items():
@@ -121,9 +123,10 @@ class Calibration:
             )
         name = names[0]
         try:
-            source = self._source(name, [self.tasks[other].data for other in names])
+            evaluated = [self._evaluated(other) for other in names]
+            source = self._source(name, evaluated)
             samples = source.load()
-            items, left_out = self._choose(samples, [self.tasks[other].data.load() for other in names])
+            items, left_out = self._choose(samples, [other.load() for other in evaluated])
             batch = default_collate(items)
             self.tasks[name].check(batch, samples)
             head = self._head(name)
@@ -137,6 +140,11 @@ class Calibration:
             "fingerprint": digest_content(batch),
         }
         return _Loaded(self.tasks[name], head, samples, tuple(batch), record)
+
+    def _evaluated(self, name: str) -> DataSource:
+        """The data that a task is evaluated on."""
+        data: Any = self.tasks[name].data
+        return data if self.evaluated is None else replace(data, split=self.evaluated)  # type: ignore[no-any-return]
 
     def _source(self, name: str, evaluated: Sequence[DataSource]) -> DataSource:
         """The data source of a task's calibration samples."""

@@ -59,7 +59,9 @@ def test_an_experiment_chooses_on_validation(fusion_eval, quick, tmp_path):
     fusion_eval("experiment=scaling", *quick, "hydra.sweep.dir=sweep", "model.scaling=0.3")
     document = report_of(tmp_path / "sweep/0")
     assert document["selected_on"] == "val"
-    assert {task["data"]["split"] for task in document["provenance"]["config"]["taskpool"]["tasks"].values()} == {"val"}
+    assert document["provenance"]["config"]["split"] == "val"
+    selected = report_of(tmp_path / "sweep/selected")
+    assert (selected["selected_on"], selected["provenance"]["config"]["split"]) == ("val", None)
 
 
 def test_the_config_is_printed_and_nothing_is_run(fusion_eval, tmp_path):

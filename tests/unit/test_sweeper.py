@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -79,6 +78,20 @@ def test_values_of_yaml_are_those_of_the_command_line(context):
     ]
 
 
+def test_deletions_multiply_and_belong_to_their_grid(context):
+    grids = [{"a": 1}, {"a": [1, 2], "~experts": ["x", ["x", "y"], []]}]
+    assert jobs(context, grids, "b=3") == [
+        [
+            ["a=1", "b=3"],
+            *(["a=1", "b=3", *removed] for removed in (["~experts.x"], ["~experts.x", "~experts.y"])),
+            *(["a=2", "b=3", *removed] for removed in (["~experts.x"], ["~experts.x", "~experts.y"], [])),
+        ]
+    ]
+    assert jobs(context, [{"~experts": "x", "~tasks": ["x", "y"]}]) == [
+        [["~experts.x", "~tasks.x"], ["~experts.x", "~tasks.y"]]
+    ]
+
+
 def test_without_grids_it_is_the_basic_sweeper(context):
     assert jobs(context, [], "a=1,2") == [[["a=1"], ["a=2"]]]
 
@@ -97,7 +110,7 @@ def test_a_failing_job_leaves_a_report_that_says_why(tmp_path, capsys, cfg):
     def job(cfg, directory):
         raise MergeError("density is 2")
 
-    assert math.isnan(run_or_record(job, cfg, tmp_path))
+    assert run_or_record(job, cfg, tmp_path) is None
     run = read_run(tmp_path)
     assert (run.status, run.selected_on, run.document["error"]["error"]) == ("failed", "val", "MergeError")
     assert run.config["model"]["_target_"] == "fusion_eval.merging.Ties"
@@ -123,7 +136,7 @@ def test_a_broken_interpolation_is_recorded_too(tmp_path, cfg):
     def job(cfg, directory):
         return cfg.model.scaling
 
-    assert math.isnan(run_or_record(job, cfg, tmp_path))
+    assert run_or_record(job, cfg, tmp_path) is None
     assert "nowhere" in read_run(tmp_path).document["error"]["message"]
 
 

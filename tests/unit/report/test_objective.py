@@ -5,7 +5,7 @@ import math
 import pytest
 
 from fusion_eval.errors import ConfigError
-from fusion_eval.report.aggregates import aggregate
+from fusion_eval.report.aggregates import Aggregates, aggregate
 from fusion_eval.report.objective import objective
 from fusion_eval.report.record import References, Report, TaskFailure, TaskResult
 
@@ -79,3 +79,10 @@ def test_a_path_with_two_meanings_is_refused():
 def test_without_a_path_it_is_the_mean_of_the_primary_metric(report, aggregates):
     assert objective(report, aggregates) == aggregates.groups["mean"]["accuracy"].value
     assert objective(Report({}), aggregates) is None
+
+
+def test_less_is_better_with_a_minus():
+    report = Report({"mnist": TaskResult({"accuracy": 0.6, "loss": 0.25}, {}, "accuracy", count=10, seconds=0.1)})
+    assert objective(report, Aggregates(), "-mnist.loss") == -0.25
+    with pytest.raises(ConfigError, match=r"'mnist.lss' is not available; did you mean 'mnist.loss'"):
+        objective(report, Aggregates(), "-mnist.lss")

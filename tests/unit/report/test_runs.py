@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fusion_eval.errors import ConfigError, DataError
-from fusion_eval.report.runs import find_runs, label_runs, read_run
+from fusion_eval.report.runs import Run, find_runs, label_runs, read_run
 from fusion_eval.report.seal import open_sealed, seal
 
 
@@ -103,3 +103,25 @@ def test_equal_runs_are_told_apart_by_their_directories(make_run, tmp_path):
     make_run("first/0", 0.5)
     make_run("second/0", 0.6)
     assert label_runs(find_runs([tmp_path])[0]) == ["Ties [first/0]", "Ties [second/0]"]
+
+
+def test_labels_name_the_experts_left_out_and_no_place_to_log_to(tmp_path):
+    def run(job, *experts, **settings):
+        pool = {"experts": {name: f"{name}.safetensors" for name in experts}}
+        logger = {"save_dir": str(tmp_path / job)}
+        config = {"model": {"_target_": "Average"}, "modelpool": pool, "trainer": {"logger": logger}, **settings}
+        return Run(tmp_path / job, {"provenance": {"config": config}})
+
+    runs = [run("0", "a", "b"), run("1", "b"), run("2", "a", "b", seed=1), run("3")]
+    assert label_runs(runs)[1::2] == ["Average ~experts.a", "Average ~experts.a ~experts.b"]
+    moved = Run(tmp_path, json.loads(json.dumps(runs[0].document).replace("a.safe", "c.safe")))
+    assert label_runs([runs[0], moved]) == [
+        "Average modelpool.experts.a=a.safetensors",
+        "Average modelpool.experts.a=c.safetensors",
+    ]
+
+
+def test_the_split_of_the_whole_run_is_what_it_was_measured_on(make_run):
+    run = read_run(make_run("run", 0.7))
+    run.document["provenance"]["config"]["split"] = "val"
+    assert run.splits == ["val"]
