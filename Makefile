@@ -20,7 +20,7 @@ lint: $(VENV)/.dev  ## format, lint, types
 
 constraints:  ## newest versions that go together, on every supported Python; needs uv
 	grep '^torch==' constraints.txt > .torch-pin
-	uv pip compile --universal --python-version 3.10 --all-extras pyproject.toml -c .torch-pin --no-annotate --no-header --upgrade -q \
+	uv pip compile --universal --python-version 3.10 --extra dev pyproject.toml -c .torch-pin --no-annotate --no-header --upgrade -q \
 	  | grep -v -E '^(nvidia-|cuda-|triton)' > .constraints
 	(grep '^#' constraints.txt; cat .constraints) > .new && mv .new constraints.txt && rm .constraints .torch-pin
 

@@ -32,9 +32,7 @@ def files(tmp_path):
 
 
 @pytest.mark.usefixtures("files")
-@pytest.mark.parametrize(
-    "command", [line for line in commands() if line.split()[0] == "fusion-eval"]
-)
+@pytest.mark.parametrize("command", [line for line in commands() if line.split()[0] == "fusion-eval"])
 def test_a_command_runs(command, fusion_eval, tmp_path):
     arguments = shlex.split(command)[1:]
     if "merged.safetensors" in command:

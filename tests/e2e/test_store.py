@@ -84,7 +84,7 @@ def contents(directory):
         name = path.relative_to(directory).as_posix()
         if path.name == "report.json":
             document = json.loads(path.read_text())
-            for timed in ("provenance", "seconds", "evaluated_at"):
+            for timed in ("provenance", "seconds", "evaluated_at", "digest"):
                 document.pop(timed, None)
             found[name] = document
         elif path.suffix == ".parquet":
