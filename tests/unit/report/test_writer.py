@@ -90,6 +90,8 @@ def test_a_whole_run(tmp_path, origin):
         "failures": {},
         "warnings": ["the weights are old"],
         "selected_on": "validation",
+        "evaluated_at": {"mnist": "", "glue/sst2": ""},
+        "merge": {},
         "fingerprints": {task: {"data": "d", "weights": "w"} for task in ("mnist", "glue/sst2")},
         "samples": {
             name: file_digest(tmp_path / "run" / name) for name in files(tmp_path / "run") if name.startswith("samples")
