@@ -113,7 +113,6 @@ def test_a_process_with_other_hashes_describes_library_models_alike(tmp_path, mo
         (SimpleNamespace(a=1), SimpleNamespace(a=2)),
         (nn.Linear(2, 2).eval().requires_grad_(False), nn.Linear(2, 2)),
     ],
-    ids=repr,
 )
 def test_attributes_that_differ_are_told_apart(one, other):
     assert describe(Wrapped(attribute=one)) == describe(Wrapped(attribute=one))

@@ -64,7 +64,6 @@ def test_equal_content_has_equal_keys_whatever_path_it_came_from():
         {"model": nn.Linear(2, 3)},
         {"model": nn.Sequential(nn.Linear(2, 2))},
     ],
-    ids=str,
 )
 def test_whatever_decides_the_numbers_decides_the_key(changed):
     assert key(**changed) not in (key(), None)
