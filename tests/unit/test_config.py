@@ -71,7 +71,7 @@ def test_positional_arguments_count_as_given():
     [
         (
             {"_target_": TIES, "densty": 0.3},
-            "^model.densty: unknown key; did you mean 'density'. Known: density, scaling, trim$",
+            "^model.densty: unknown key; did you mean 'density'. Known: density, scaling, trim, weights$",
         ),
         ({"_target_": "fusion_eval.merging.Tise"}, "^model._target_: cannot import .*did you mean 'Ties'"),
         ({"_target_": "nowhere.Ties"}, "^model._target_: cannot import 'nowhere.Ties': .*nowhere"),
