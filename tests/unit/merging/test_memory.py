@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from fusion_eval.merging import Dare, IsoC, Sce, TaskArithmetic, Ties
-from fusion_eval.merging import memory as module
 from fusion_eval.merging.memory import Memory
 from fusion_eval.models.stored import StoredWeights
 
@@ -29,10 +28,12 @@ def shared(monkeypatch):
     return memory
 
 
-def test_nothing_is_kept_unless_a_sweep_asks_for_it():
+def test_nothing_is_kept_unless_a_sweep_asks_for_it(monkeypatch):
+    memory = Memory()
+    monkeypatch.setattr("fusion_eval.merging.task_vector.process_memory", memory)
     base, experts = models()
     Ties()(base, experts)
-    assert module.process_memory.size == 0
+    assert memory.size == 0
 
 
 @parametrize("method", METHODS)
