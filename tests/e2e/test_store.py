@@ -147,7 +147,7 @@ def test_a_sweep_is_shared_by_processes_and_survives_being_killed(finish, start,
     }
     assert said[0] + said[1] == whole
     assert contents(tmp_path / "left") == contents(tmp_path / "right")
-    assert len(contents(tmp_path / "left")) == 4 * 3
+    assert len(contents(tmp_path / "left")) == 4 * 7  # a report; two tasks of merge, base and experts
 
     elsewhere = tmp_path / "elsewhere"
     resumed = (*SWEEP, "hydra.sweep.dir=killed", f"store.path={elsewhere}")
