@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "CheckpointError",
@@ -12,6 +12,7 @@ __all__ = [
     "FusionEvalError",
     "MergeError",
     "TaskError",
+    "few",
     "suggest",
 ]
 
@@ -38,6 +39,16 @@ class MergeError(FusionEvalError):
 
 class TaskError(FusionEvalError):
     """A task cannot be evaluated with the model under test."""
+
+
+def few(names: Sequence[str]) -> str:
+    """The first five names, and whether there are more.
+
+    Example:
+        >>> few(["a", "b"]), few(list("abcdef"))
+        ('a, b', 'a, b, c, d, e, ...')
+    """
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fusion_eval.errors import few
 from fusion_eval.merging.state_dict import StateDict, distinct_names
 
 __all__ = ["describe_mismatch"]
-
-_NAMED = 5
 
 
 def describe_mismatch(actual: StateDict, expected: StateDict) -> str | None:
@@ -28,10 +27,10 @@ def describe_mismatch(actual: StateDict, expected: StateDict) -> str | None:
     first_of = distinct_names(expected)
     shared = [name for name in expected if name in actual]
     parts = [
-        _few("missing", [name for name in expected if name not in actual]),
-        _few("unexpected", [name for name in actual if name not in expected]),
-        _few("differing", [text for name in shared if (text := _difference(name, actual, expected))]),
-        _few("untied", [text for name in shared if (text := _untied(name, actual, first_of[name]))]),
+        _counted("missing", [name for name in expected if name not in actual]),
+        _counted("unexpected", [name for name in actual if name not in expected]),
+        _counted("differing", [text for name in shared if (text := _difference(name, actual, expected))]),
+        _counted("untied", [text for name in shared if (text := _untied(name, actual, first_of[name]))]),
     ]
     return "; ".join(filter(None, parts)) or None
 
@@ -55,6 +54,5 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one.data_ptr() == other.data_ptr() or torch.equal(one.double(), other.double())
 
 
-def _few(what: str, found: Sequence[str]) -> str:
-    listed = ", ".join(found[:_NAMED]) + (", ..." if len(found) > _NAMED else "")
-    return f"{len(found)} {what}: {listed}" if found else ""
+def _counted(what: str, found: Sequence[str]) -> str:
+    return f"{len(found)} {what}: {few(found)}" if found else ""

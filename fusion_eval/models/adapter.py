@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fusion_eval.errors import CheckpointError
+from fusion_eval.errors import CheckpointError, few
 from fusion_eval.merging.mismatch import describe_mismatch
 from fusion_eval.merging.state_dict import StateDict, distinct_names, wide
 from fusion_eval.models.adapter_config import read_adapter_config
@@ -26,7 +26,6 @@ _CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _WRAPPER = "base_model.model."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>(embedding_)?[AB])(\.\w+)??(\.weight)?")
-_NAMED = 5
 _Part = TypeVar("_Part")
 
 
@@ -143,14 +142,18 @@ def _places(names: Collection[str], base: StateDict, file: Path) -> dict[str, st
     ways.update(("", prefix) for name in base for prefix, rest in splits(name) if prefix and rest in names)
     best = [way for way, count in ways.items() if count == max(ways.values())]
     if not best:
-        raise CheckpointError(f"{file}: the architecture has none of the tensors that are adapted: {_few(names)}")
+        raise CheckpointError(
+            f"{file}: the architecture has none of the tensors that are adapted: {few(sorted(names))}"
+        )
     if len(best) > 1 and ("", "") not in best:
-        prefixes = _few({off or on for off, on in best})
+        prefixes = few(sorted({off or on for off, on in best}))
         raise CheckpointError(f"{file}: the adapter fits the architecture with several prefixes: {prefixes}")
     off, on = ("", "") if ("", "") in best else best[0]
     place = {name: on + name.removeprefix(off) for name in names if name.startswith(off)}
     if lacking := [name for name, there in place.items() if there not in base]:
-        raise CheckpointError(f"{file}: the architecture lacks {len(lacking)} of the adapted tensors: {_few(lacking)}")
+        raise CheckpointError(
+            f"{file}: the architecture lacks {len(lacking)} of the adapted tensors: {few(sorted(lacking))}"
+        )
     return place
 
 
@@ -185,7 +188,3 @@ def _shared(parts: Mapping[str, _Part], names: Collection[str], source: str) -> 
 def _equal_but_for_rounding(one: Tensor, other: Tensor) -> bool:
     """PEFT stores the tied change of an embedding transposed: its product may be summed in another order."""
     return torch.allclose(one.double(), other.double(), rtol=0, atol=1e-5 * float(other.abs().max()))
-
-
-def _few(names: Collection[str]) -> str:
-    return ", ".join(sorted(names)[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
