@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from fusion_eval.data.digest import digest_content
 
@@ -34,19 +35,30 @@ class Samples(Dataset[tuple[Any, Any]], ABC):
     """A loaded, finite, map-style data set whose items are `(input, target)`.
 
     `input` is a tensor or a mapping of tensors that is passed to the model as keyword arguments; for classification
-    `target` is an integer in `[0, len(class_names))`.
+    `target` is an integer in `[0, len(class_names))`, other tasks say what they take.
 
     Attributes:
         class_names: The classes in the order of their target, or None where the source does not know them.
+        groups: Shape `(n,)`, integers or strings: samples of one group (frames of a video, questions on one text) are
+            not independent, so they share an error. None where every sample stands for itself.
     """
 
     class_names: tuple[str, ...] | None = None
+    groups: np.ndarray | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def __getitem__(self, index: int) -> tuple[Any, Any]: ...
+
+    def collate(self, items: Sequence[tuple[Any, Any]]) -> Any:
+        """Make a batch of items; where they differ in length, this is the place to pad."""
+        return default_collate(list(items))
+
+    def lengths(self) -> np.ndarray | None:
+        """How long each input is, shape `(n,)`: samples of similar length then share a batch. None: all are alike."""
+        return None
 
     @abstractmethod
     def fingerprint(self) -> str:

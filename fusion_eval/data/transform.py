@@ -129,6 +129,7 @@ class TransformedSamples(Samples):
         self._transform = transform
         self._identity = identify_transform(transform)
         self.class_names = samples.class_names
+        self.groups = samples.groups
 
     def __len__(self) -> int:
         return len(self._samples)

@@ -24,7 +24,7 @@ def estimate_metrics(
     metrics: Mapping[str, Metric],
     logged: Mapping[str, float],
     columns: Mapping[str, np.ndarray],
-    outputs: np.ndarray | None,
+    updates: tuple[np.ndarray, np.ndarray] | None,
     resamples: int,
     seed: int,
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -39,7 +39,8 @@ def estimate_metrics(
         metrics: The task's metrics.
         logged: Their values from the test loop.
         columns: What the task kept of each sample, arrays of shape `(n,)`.
-        outputs: Shape `(n, ...)`: first argument of `update`, for the bootstrap; None leaves those errors out.
+        updates: Outputs and targets, of shape `(n, ...)`: arguments of `update`, for the bootstrap; None leaves those
+            errors out.
         resamples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
 
@@ -55,7 +56,7 @@ def estimate_metrics(
         scores = task.sample_values(metric, columns)
         if scores is None:
             values[name] = float(str(np.float32(logged[name])))  # the shortest decimal that is that float32
-            errors[name] = _bootstrap(metric, outputs, columns["target"], resamples, seed)
+            errors[name] = _bootstrap(metric, updates, resamples, seed)
         else:
             values[name] = float(np.mean(scores, dtype=np.float64))
             errors[name] = standard_error_of_mean(scores)
@@ -67,6 +68,8 @@ def estimate_metrics(
 def _require_numbers(columns: Mapping[str, np.ndarray]) -> None:
     """Refuse NaN samples: an `argmax` over NaN is a class like any other, so an accuracy alone would not show them."""
     for name, column in columns.items():
+        if column.dtype.kind != "f":
+            continue
         broken = np.flatnonzero(np.isnan(column))
         if len(broken):
             first = columns["index"][broken[0]]
@@ -77,13 +80,13 @@ def _require_numbers(columns: Mapping[str, np.ndarray]) -> None:
 
 
 def _bootstrap(
-    metric: Metric, outputs: np.ndarray | None, targets: np.ndarray, resamples: int, seed: int
+    metric: Metric, updates: tuple[np.ndarray, np.ndarray] | None, resamples: int, seed: int
 ) -> float | None:
-    if outputs is None or resamples < 2:
+    if updates is None or resamples < 2:
         return None
     replica = metric.clone().cpu()
     replica.distributed_available_fn = lambda: False  # only one rank computes here
-    predicted, expected = torch.from_numpy(outputs), torch.from_numpy(targets)
+    predicted, expected = map(torch.from_numpy, updates)
 
     def statistic(indices: np.ndarray) -> float:
         chosen = torch.from_numpy(indices)
@@ -92,7 +95,7 @@ def _bootstrap(
         return float(replica.compute())
 
     with _one_thread(), torch.inference_mode():
-        return bootstrap_standard_error(statistic, len(targets), resamples, seed)
+        return bootstrap_standard_error(statistic, len(expected), resamples, seed)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def evaluate(
     if values.pop(EVALUATED) != count:
         raise TaskError(f"{count} samples should have been evaluated exactly once, Lightning ran others")
     resamples = bootstrap if trainer.is_global_zero else 0  # one rank reports
-    metrics, errors = estimate_metrics(task, module.metrics, values, module.columns, module.outputs, resamples, seed)
+    metrics, errors = estimate_metrics(task, module.metrics, values, module.columns, module.updates, resamples, seed)
     primary = next((name for name, metric in module.metrics.items() if _more_is_better(metric)), task.primary)
     return TaskResult(
         metrics=metrics,

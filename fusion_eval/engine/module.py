@@ -16,7 +16,7 @@ from torchmetrics import SumMetric
 
 from fusion_eval.data import Samples
 from fusion_eval.engine.ranks import all_ranks, raise_together, require_agreement
-from fusion_eval.engine.shard import interleave, loader
+from fusion_eval.engine.shard import by_length, interleave, loader
 from fusion_eval.tasks import Prediction, Task
 
 __all__ = ["EVALUATED", "TaskModule"]
@@ -24,12 +24,15 @@ __all__ = ["EVALUATED", "TaskModule"]
 EVALUATED = "samples evaluated"
 """Key, behind the task's name, under which the number of samples is logged."""
 
+_OUTPUTS, _TARGETS = "metric outputs", "metric targets"
+"""Keys, no names of columns, under which what the metrics are given is kept."""
+
 
 class TaskModule(pl.LightningModule):
     """One task, one model, one pass over the samples.
 
     After `Trainer.test` the attribute `columns` (on every rank) holds what the task kept of each sample, in the order
-    of `indices`, and `outputs` what the metrics were given first, if `keep_outputs`.
+    of `indices`, and `updates` what the metrics were given, if `keep_updates`.
 
     Args:
         name: Prefix of the logged metrics, which keeps the tasks of one reused Trainer apart.
@@ -41,7 +44,7 @@ class TaskModule(pl.LightningModule):
         indices: Shape `(n,)`: which samples are evaluated, over all ranks.
         batch_size: Samples a batch and device.
         num_workers: Processes that load data, on each device.
-        keep_outputs: Whether the outputs of the model are kept for a bootstrap.
+        keep_updates: Whether what the metrics are given is kept for a bootstrap.
     """
 
     def __init__(
@@ -54,26 +57,27 @@ class TaskModule(pl.LightningModule):
         indices: np.ndarray,
         batch_size: int,
         num_workers: int,
-        keep_outputs: bool,
+        keep_updates: bool,
     ) -> None:
         super().__init__()
         self.metrics = task.build_metrics(samples)
         self._logged = {**self.metrics, EVALUATED: SumMetric().set_dtype(torch.float64)}
         self.columns: dict[str, np.ndarray] = {}
-        self.outputs: np.ndarray | None = None
+        self.updates: tuple[np.ndarray, np.ndarray] | None = None
         self._name = name
         self._task = task
         self._unseen = (model, head)
         self._samples = samples
         self.indices = indices
+        self._ordered = by_length(samples, indices)
         self._loading = (batch_size, num_workers)
-        self._keep_outputs = keep_outputs
-        self._kept: list[dict[str, Tensor]] = []
+        self._keep_updates = keep_updates
+        self._kept: list[dict[str, Tensor | np.ndarray]] = []
         self._error: Exception | None = None
 
     def test_dataloader(self) -> Any:
         """This rank's batches; an error while reading them ends the pass on all ranks together."""
-        mine = self.indices[self.trainer.global_rank :: self.trainer.world_size]
+        mine = self._ordered[self.trainer.global_rank :: self.trainer.world_size]
         pin_memory = self.trainer.strategy.root_device.type == "cuda"
         return _Guarded(self, loader(self._samples, mine, *self._loading, pin_memory=pin_memory))
 
@@ -123,11 +127,15 @@ class TaskModule(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Agree on errors, collect the columns of all ranks, and log each metric once."""
         raise_together(self._error)
-        shard = {key: torch.cat([batch[key] for batch in self._kept]).cpu().numpy() for key in self._kept[0]}
+        shard = {key: _joined([batch[key] for batch in self._kept]) for key in self._kept[0]}
         shards = all_ranks(shard)
         whole = {key: interleave([part[key] for part in shards]) for key in shard}
-        self.outputs = whole.pop("outputs", None)
-        self.columns = {"index": self.indices, **whole}
+        if self._ordered is not self.indices:
+            whole = {key: rows[np.argsort(self._ordered)] for key, rows in whole.items()}
+        if self._keep_updates:
+            self.updates = whole.pop(_OUTPUTS), whole.pop(_TARGETS)
+        groups = {} if self._samples.groups is None else {"group": self._samples.groups[self.indices]}
+        self.columns = {"index": self.indices, **groups, **whole}
         self._kept.clear()
         self.log_dict({f"{self._name}/{key}": metric for key, metric in self._logged.items()})
 
@@ -142,10 +150,18 @@ class TaskModule(pl.LightningModule):
             self._error = self._error or error
 
     def _keep(self, prediction: Prediction) -> None:
-        kept = dict(prediction.columns)
-        if self._keep_outputs:
-            kept["outputs"] = prediction.outputs
+        kept = {
+            key: np.array(column, dtype=object) if isinstance(column, list) else column
+            for key, column in prediction.columns.items()
+        }
+        if self._keep_updates:
+            kept |= {_OUTPUTS: prediction.outputs, _TARGETS: prediction.targets}
         self._kept.append(kept)
+
+
+def _joined(batches: list[Any]) -> np.ndarray:
+    """The rows of all batches, on the CPU."""
+    return np.concatenate(batches) if isinstance(batches[0], np.ndarray) else torch.cat(batches).cpu().numpy()
 
 
 class _Guarded:

@@ -114,7 +114,7 @@ class Runner:
             indices,
             self.batch_size,
             self.num_workers,
-            keep_outputs=self.bootstrap > 0,
+            keep_updates=self.bootstrap > 0,
         )
         key = process_key(
             fingerprints, task, module, [part for part in (model, head) if part is not None], self._settings

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from fusion_eval.data import Samples, TensorSamples
 
-__all__ = ["interleave", "loader", "select"]
+__all__ = ["by_length", "interleave", "loader", "select"]
 
 
 def select(n: int, limit: int | None, seed: int) -> np.ndarray:
@@ -30,6 +30,18 @@ def select(n: int, limit: int | None, seed: int) -> np.ndarray:
     if limit is None or limit >= n:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).choice(n, size=limit, replace=False))
+
+
+def by_length(samples: Samples, indices: np.ndarray) -> np.ndarray:
+    """The same indices, longest sample first where samples differ in length: little is padded, and what does not fit
+    into memory shows at once.
+
+    Example:
+        >>> by_length(TensorSamples(torch.zeros(3, 2), torch.zeros(3)), np.array([0, 2]))
+        array([0, 2])
+    """
+    lengths = samples.lengths()
+    return indices if lengths is None else indices[np.argsort(-lengths[indices], kind="stable")]
 
 
 def loader(
@@ -71,4 +83,4 @@ class _Batches(Dataset[Any]):
         if isinstance(self._samples, TensorSamples):
             rows = torch.from_numpy(chosen)
             return self._samples.inputs[rows], self._samples.targets[rows]
-        return default_collate([self._samples[int(index)] for index in chosen])
+        return self._samples.collate([self._samples[int(index)] for index in chosen])

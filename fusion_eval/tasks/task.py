@@ -37,12 +37,12 @@ class Prediction:
     Attributes:
         outputs: Shape `(n, ...)`: the first argument of every metric's `update`.
         targets: Shape `(n, ...)`: the second.
-        columns: Name to a tensor of shape `(n,)`: what is kept of each sample.
+        columns: Name to a tensor of shape `(n,)`, or to `n` strings: what is kept of each sample.
     """
 
     outputs: Tensor
     targets: Tensor
-    columns: dict[str, Tensor]
+    columns: dict[str, Tensor | list[str]]
 
 
 @dataclass(frozen=True)

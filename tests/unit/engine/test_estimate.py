@@ -39,7 +39,7 @@ def estimate(names, resamples=100, columns=COLUMNS, outputs=LOGITS, seed=0, **ch
     for metric in metrics.values():
         metric.update(LOGITS, TARGETS)
     logged = {name: float(metric.compute()) for name, metric in metrics.items()} | changed
-    return estimate_metrics(TASK, metrics, logged, columns, outputs.numpy(), resamples, seed)
+    return estimate_metrics(TASK, metrics, logged, columns, (outputs.numpy(), columns["target"]), resamples, seed)
 
 
 def test_means_have_the_standard_error_of_scipy():
