@@ -15,7 +15,7 @@ from fusion_eval.merging import MergingMethod, PerTaskMethod, Recalibrated
 from fusion_eval.merging.audit import Audit, audit
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.stream import Integers, finished
-from fusion_eval.models.architecture import build_empty
+from fusion_eval.models.architecture import build_unfilled
 from fusion_eval.models.checkpoint import load_state_dict
 from fusion_eval.models.fit import stored_names
 from fusion_eval.models.heads import LinearHead
@@ -82,7 +82,7 @@ class ModelPool:
         """
         if not isinstance(method, MergingMethod):
             raise ConfigError(f"model: expected a merging method such as fusion_eval.merging.Average, found {method!r}")
-        backbone = self.architecture()
+        backbone = build_unfilled(self.architecture)
         expected = backbone.state_dict()
         base, experts = self.open(expected)
 
@@ -129,7 +129,7 @@ class ModelPool:
         Raises:
             CheckpointError: the base cannot be read, or does not fit the architecture.
         """
-        expected = build_empty(self.architecture).state_dict() if expected is None else expected
+        expected = build_unfilled(self.architecture).state_dict() if expected is None else expected
         base = open_weights(self.base, expected)
         return base, StoredExperts(self.experts, base, expected)
 
