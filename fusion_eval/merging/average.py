@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from fusion_eval.errors import MergeError
-from fusion_eval.merging.consensus import weigh
+from fusion_eval.merging.consensus import weighted_sum
 from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.hyperparameters import require_finite
 from fusion_eval.merging.method import MergingMethod
 from fusion_eval.merging.state_dict import StateDict
-from fusion_eval.merging.tensors import Tensors, merge_tensors
+from fusion_eval.merging.tensors import Tensors, sum_tensors
 from fusion_eval.merging.weights import expert_weights, require_weights
 
 __all__ = ["Average"]
@@ -47,11 +47,12 @@ class Average(MergingMethod):
         """
         read = read_experts(base, experts)
         weights = expert_weights(self.weights, read)
-        if weights is not None and weights.sum() == 0:
+        total = len(read) if weights is None else float(weights.sum())
+        if total == 0:
             raise MergeError(f"Average: the weights add up to 0: {dict(self.weights)}")
 
-        def move(_name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
-            mean = stacked.mean(dim=0) if weights is None else weigh(stacked, weights / weights.sum()).sum(dim=0)
-            return mean if self.scaling == 1 else tensor + self.scaling * (mean - tensor)
+        def move(_name: str, ours: Tensor, theirs: Sequence[Tensor]) -> Tensor:
+            mean = weighted_sum(theirs, weights).div_(total)
+            return mean if self.scaling == 1 else ours + self.scaling * (mean - ours)
 
-        return merge_tensors(base, read, move)
+        return sum_tensors(base, read, move)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from fusion_eval.merging.hyperparameters import require_density, require_finite,
 from fusion_eval.merging.ranks import at_ranks
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.task_vector import TaskVectorMethod
-from fusion_eval.merging.tensors import Rule
+from fusion_eval.merging.tensors import Rule, apply_to_whole
 from fusion_eval.merging.weights import expert_weights, require_weights
 
 __all__ = ["Breadcrumbs"]
@@ -49,7 +48,7 @@ class Breadcrumbs(TaskVectorMethod):
     outliers: float = 0.01
     consensus: Consensus = "sum"
     weights: Mapping[str, float] = field(default_factory=dict, hash=False)
-    whole_tensors: ClassVar[bool] = True
+    apply = staticmethod(apply_to_whole)
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import repeat
 from typing import Literal
 
 from torch import Tensor
 
 from fusion_eval.errors import ConfigError
 
-__all__ = ["Consensus", "agrees", "combine", "disjoint_mean", "require_consensus", "weigh"]
+__all__ = ["Consensus", "agrees", "combine", "disjoint_mean", "require_consensus", "weigh", "weighted_sum"]
 
 Consensus = Literal["sum", "ties"]
 """The sum of the task vectors, or their `disjoint_mean`."""
@@ -28,6 +30,16 @@ def require_consensus(method: object, field: str = "consensus") -> None:
     value = getattr(method, field)
     if value not in ("sum", "ties"):
         raise ConfigError(f'{type(method).__name__}: {field} must be "sum" or "ties", got {value!r}')
+
+
+def weighted_sum(vectors: Iterable[Tensor], weights: Tensor | None) -> Tensor:
+    """The same as `weigh(torch.stack(vectors), weights).sum(dim=0)`, one vector after the other."""
+    factors = repeat(None) if weights is None else weights.tolist()
+    weighted = (vector if factor is None else vector * factor for vector, factor in zip(vectors, factors, strict=False))
+    total = next(weighted).clone()
+    for vector in weighted:
+        total = total.add_(vector) if total.dtype == vector.dtype else total + vector
+    return total
 
 
 def weigh(vectors: Tensor, weights: Tensor | None) -> Tensor:
@@ -54,10 +66,11 @@ def disjoint_mean(vectors: Tensor, weights: Tensor | None = None) -> Tensor:
         tensor([ 2.5000, -2.0000,  0.0000])
     """
     weighted = weigh(vectors, weights)
-    agreeing = agrees(weighted)
-    counts = agreeing if weights is None else agreeing * _beside(vectors, weights)
-    total = counts.sum(dim=0)
-    return (weighted * agreeing).sum(dim=0) / (total + (total == 0))
+    elected = weighted.sum(dim=0).sign_()
+    agreeing = (weighted * elected).clamp_(min=0)  # their magnitudes; 0 for the others
+    sum_of_them = agreeing.sum(dim=0).mul_(elected)
+    total = weigh(agreeing.sign_(), weights).sum(dim=0)
+    return sum_of_them.div_(total + (total == 0))
 
 
 def agrees(vectors: Tensor) -> Tensor:

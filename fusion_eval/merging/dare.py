@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from fusion_eval.merging.consensus import Consensus, combine, require_consensus
 from fusion_eval.merging.hyperparameters import require_density, require_finite, require_seed
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.task_vector import TaskVectorMethod
-from fusion_eval.merging.tensors import Rule
+from fusion_eval.merging.tensors import Rule, apply_to_whole
 from fusion_eval.merging.weights import expert_weights, require_weights
 
 __all__ = ["Dare"]
@@ -45,7 +44,7 @@ class Dare(TaskVectorMethod):
     consensus: Consensus = "sum"
     seed: int = 0
     weights: Mapping[str, float] = field(default_factory=dict, hash=False)
-    whole_tensors: ClassVar[bool] = True
+    apply = staticmethod(apply_to_whole)
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")

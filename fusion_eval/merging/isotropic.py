@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,7 +11,7 @@ from fusion_eval.merging.hyperparameters import require_finite, require_share
 from fusion_eval.merging.matrices import decompose, matrix_rule, orthogonalize
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.task_vector import TaskVectorMethod
-from fusion_eval.merging.tensors import Rule
+from fusion_eval.merging.tensors import Rule, apply_to_whole
 
 __all__ = ["IsoC", "IsoCTS"]
 
@@ -40,7 +39,7 @@ class IsoC(TaskVectorMethod):
 
     scaling: float = 1.0
     flatten_kernels: bool = False
-    whole_tensors: ClassVar[bool] = True
+    apply = staticmethod(apply_to_whole)
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")
@@ -72,7 +71,7 @@ class IsoCTS(TaskVectorMethod):
     scaling: float = 1.0
     common: float = 0.8
     flatten_kernels: bool = False
-    whole_tensors: ClassVar[bool] = True
+    apply = staticmethod(apply_to_whole)
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from fusion_eval.merging.hyperparameters import require_density, require_finite,
 from fusion_eval.merging.ranks import at_ranks
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.task_vector import TaskVectorMethod
-from fusion_eval.merging.tensors import Rule
+from fusion_eval.merging.tensors import Rule, apply_to_whole
 
 __all__ = ["Sce"]
 
@@ -48,7 +47,7 @@ class Sce(TaskVectorMethod):
     scaling: float = 1.0
     density: float = 0.1
     equal_below: float = 0.0
-    whole_tensors: ClassVar[bool] = True
+    apply = staticmethod(apply_to_whole)
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fusion_eval.merging.consensus import weigh
+from fusion_eval.merging.consensus import weighted_sum
 from fusion_eval.merging.hyperparameters import require_finite
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.task_vector import TaskVectorMethod
-from fusion_eval.merging.tensors import Rule
+from fusion_eval.merging.tensors import Sum, apply_sum
 from fusion_eval.merging.weights import expert_weights, require_weights
 
 __all__ = ["TaskArithmetic"]
@@ -35,7 +35,9 @@ class TaskArithmetic(TaskVectorMethod):
         require_finite(self, "scaling")
         require_weights(self)
 
-    def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
+    apply = staticmethod(apply_sum)
+
+    def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Sum:
         """The weighted sum; see `TaskVectorMethod`."""
         weights = expert_weights(self.weights, experts)
-        return lambda _name, tensor, stacked: weigh(stacked - tensor, weights).sum(dim=0)
+        return lambda _name, ours, theirs: weighted_sum((expert - ours for expert in theirs), weights)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,7 +11,7 @@ from fusion_eval.merging.hyperparameters import require_finite
 from fusion_eval.merging.matrices import decompose, matrix_rule, orthogonalize
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.task_vector import TaskVectorMethod
-from fusion_eval.merging.tensors import Rule
+from fusion_eval.merging.tensors import Rule, apply_to_whole
 
 __all__ = ["TsvMerge"]
 
@@ -38,7 +37,7 @@ class TsvMerge(TaskVectorMethod):
 
     scaling: float = 1.0
     flatten_kernels: bool = False
-    whole_tensors: ClassVar[bool] = True
+    apply = staticmethod(apply_to_whole)
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
-from typing import ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.memory import process_memory
 from fusion_eval.merging.method import MergingMethod
 from fusion_eval.merging.state_dict import StateDict, identity_of, wide
-from fusion_eval.merging.tensors import Rule, Tensors, apply_rule, merge_floating, merge_tensors, merge_whole_tensors
+from fusion_eval.merging.tensors import Rule, Sum, Tensors, apply_rule, merge_floating
 
 __all__ = ["TaskVectorMethod"]
 
@@ -28,12 +28,15 @@ class TaskVectorMethod(MergingMethod):
     """
 
     scaling: float
-    whole_tensors: ClassVar[bool] = False
-    """Whether the rule needs all of a tensor at once."""
+
+    @staticmethod
+    def apply(rule: Any, name: str, ours: Tensor, theirs: Sequence[Tensor]) -> Tensor:
+        """Apply the rule to a tensor; other methods take `apply_sum`, or `apply_to_whole` for a rule that needs all."""
+        return apply_rule(rule, name, ours, theirs)
 
     @abstractmethod
-    def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
-        """What makes the merged vector of a tensor: see `Rule`. It is asked for once a merge, if it is needed at all.
+    def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule | Sum:
+        """What makes the merged vector of a tensor, for `apply`. It is asked for once a merge, if it is needed at all.
 
         Args:
             base: The pretrained weights.
@@ -45,15 +48,13 @@ class TaskVectorMethod(MergingMethod):
         read = read_experts(base, experts)
         rule = cache(lambda: self.rule(base, read))
         group = self._group(base, read) if process_memory.limit else None
-        if group is None:
-            merge = merge_whole_tensors if self.whole_tensors else merge_tensors
-            return merge(base, read, lambda name, ours, theirs: ours + self.scaling * rule()(name, ours, theirs))
 
         def add(name: str, ours: Tensor, theirs: Sequence[Tensor]) -> Tensor:
-            vector = process_memory.recall(
-                group, name, lambda: apply_rule(rule(), name, ours, theirs, self.whole_tensors)
-            )
-            return wide(ours) + self.scaling * vector
+            def make() -> Tensor:
+                return self.apply(rule(), name, ours, theirs)
+
+            vector = make() if group is None else process_memory.recall(group, name, make)
+            return (self.scaling * vector).add_(wide(ours))  # `alpha` would round once or twice, as the threads fall
 
         return merge_floating(base, read, add)
 

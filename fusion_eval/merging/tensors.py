@@ -12,7 +12,19 @@ from fusion_eval.errors import MergeError
 from fusion_eval.merging.state_dict import StateDict, distinct_names, wide
 from fusion_eval.merging.stream import is_finite
 
-__all__ = ["Rule", "Tensors", "apply_rule", "copy_tensors", "merge_floating", "merge_tensors", "merge_whole_tensors"]
+__all__ = [
+    "Rule",
+    "Sum",
+    "Tensors",
+    "apply_rule",
+    "apply_sum",
+    "apply_to_whole",
+    "copy_tensors",
+    "merge_floating",
+    "merge_tensors",
+    "merge_whole_tensors",
+    "sum_tensors",
+]
 
 Tensors = Iterator[tuple[str, Tensor]]
 """Names and merged tensors, as `MergingMethod.stream` yields them."""
@@ -21,7 +33,11 @@ Rule = Callable[[str, Tensor, Tensor], Tensor]
 """Combines, given its name, `k` elements of a tensor of the base, shape `(k,)`, with the same of `n` experts, shape
 `(n, k)`, into new ones, shape `(k,)`. All are `wide`. For `merge_whole_tensors`, read `*shape` where it says `k`."""
 
-_ELEMENTS_AT_ONCE = 2**15  # few enough that what a rule computes stays in the cache: 4 times as fast as whole layers
+Sum = Callable[[str, Tensor, Sequence[Tensor]], Tensor]
+"""A rule that adds up: it takes the elements of the `n` experts one after the other, each of shape `(k,)`."""
+
+_STACKED_AT_ONCE = 2**14  # few enough that what a rule computes stays in the cache: 4 times as fast as whole layers
+_SUMMED_AT_ONCE = 2**17  # the sum stays in the cache, what is added need not
 
 
 def merge_tensors(base: StateDict, experts: Mapping[str, StateDict], rule: Rule) -> Tensors:
@@ -38,6 +54,11 @@ def merge_tensors(base: StateDict, experts: Mapping[str, StateDict], rule: Rule)
     return merge_floating(base, experts, partial(apply_rule, rule))
 
 
+def sum_tensors(base: StateDict, experts: Mapping[str, StateDict], rule: Sum) -> Tensors:
+    """The same for a rule that adds up: twice as fast, as nothing is stacked."""
+    return merge_floating(base, experts, partial(apply_sum, rule))
+
+
 def merge_whole_tensors(base: StateDict, experts: Mapping[str, StateDict], rule: Rule) -> Tensors:
     """Apply a rule that needs all of a tensor at once (a norm, an angle, singular values); else as `merge_tensors`.
 
@@ -50,20 +71,34 @@ def merge_whole_tensors(base: StateDict, experts: Mapping[str, StateDict], rule:
     Raises:
         MergeError: a tensor is complex, or its merge is not finite.
     """
-    return merge_floating(base, experts, partial(apply_rule, rule, whole=True))
+    return merge_floating(base, experts, partial(apply_to_whole, rule))
 
 
-def apply_rule(rule: Rule, name: str, tensor: Tensor, theirs: Sequence[Tensor], whole: bool = False) -> Tensor:
-    """What a rule makes of one tensor, of shape `*shape`, and the experts' of its name."""
+def apply_rule(rule: Rule, name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Tensor:
+    """What a rule makes of one tensor, of shape `*shape`, and the experts' of its name, slice by slice."""
+    return _by_slices(_STACKED_AT_ONCE, tensor, theirs, lambda ours, others: rule(name, ours, torch.stack(others)))
+
+
+def apply_to_whole(rule: Rule, name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Tensor:
+    """The same at once, but for a tensor without elements."""
     if tensor.numel() == 0:
         return wide(tensor).clone()
-    if whole:
-        return rule(name, wide(tensor), torch.stack([wide(one) for one in theirs]))
+    return rule(name, wide(tensor), torch.stack([wide(one) for one in theirs]))
+
+
+def apply_sum(rule: Sum, name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Tensor:
+    """The same slice by slice, for a rule that adds up."""
+    return _by_slices(_SUMMED_AT_ONCE, tensor, theirs, partial(rule, name))
+
+
+def _by_slices(
+    size: int, tensor: Tensor, theirs: Sequence[Tensor], rule: Callable[[Tensor, list[Tensor]], Tensor]
+) -> Tensor:
     sources = [source.flatten() for source in (tensor, *theirs)]
     merged = torch.empty_like(sources[0], dtype=_widest(sources))
-    slices = zip(*(torch.split(source, _ELEMENTS_AT_ONCE) for source in (merged, *sources)), strict=True)
-    for result, ours, *others in slices:
-        result.copy_(rule(name, wide(ours), torch.stack([wide(one) for one in others])))
+    if merged.numel():
+        for result, ours, *others in zip(*(torch.split(source, size) for source in (merged, *sources)), strict=True):
+            result.copy_(rule(wide(ours), [wide(one) for one in others]))
     return merged.view(tensor.shape)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from fusion_eval.merging.hyperparameters import require_count, require_finite, r
 from fusion_eval.merging.matrices import matrix_rule
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.task_vector import TaskVectorMethod
-from fusion_eval.merging.tensors import Rule
+from fusion_eval.merging.tensors import Rule, apply_to_whole
 
 __all__ = ["WudiMerging"]
 
@@ -52,7 +52,7 @@ class WudiMerging(TaskVectorMethod):
     learning_rate: float = 1e-5
     flatten_kernels: bool = False
     others: Literal["base", "mean"] = "base"
-    whole_tensors: ClassVar[bool] = True
+    apply = staticmethod(apply_to_whole)
 
     def __post_init__(self) -> None:
         require_finite(self, "scaling")
