@@ -30,9 +30,9 @@ class TaskVectorMethod(MergingMethod):
     scaling: float
 
     @staticmethod
-    def apply(rule: Any, name: str, ours: Tensor, theirs: Sequence[Tensor]) -> Tensor:
+    def apply(rule: Any, name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Tensor:
         """Apply the rule to a tensor; other methods take `apply_sum`, or `apply_to_whole` for a rule that needs all."""
-        return apply_rule(rule, name, ours, theirs)
+        return apply_rule(rule, name, tensor, theirs)
 
     @abstractmethod
     def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule | Sum:
