@@ -173,6 +173,8 @@ def check_tensors(survey: Survey, recalibrates: bool, integers: Integers) -> Ite
             f"variance can come out): recalibrate them with model=recalibrated; {_few(statistics)}"
         )
         yield Finding("warning", "batch norm", text, None, statistics)
+    if recalibrates and not statistics:
+        yield Finding("warning", "batch norm", "there is no BatchNorm to recalibrate: the merge stays as it is", None)
 
     counted = _of_kind(survey, "integer")
     averaged = () if integers == "base" else tuple(name for name in counted if forms[name].dtype != torch.bool)

@@ -19,9 +19,10 @@ from fusion_eval.models.architecture import build_unfilled
 from fusion_eval.models.checkpoint import load_state_dict
 from fusion_eval.models.fit import stored_names
 from fusion_eval.models.heads import LinearHead
+from fusion_eval.models.hub import local_path
 from fusion_eval.models.merged import MergedModel
 from fusion_eval.models.progress import shown
-from fusion_eval.models.saving import MergeWriter, saving
+from fusion_eval.models.saving import MergeWriter, saving, saving_together
 from fusion_eval.models.stored import StoredExperts, open_weights
 from fusion_eval.models.variants import Variants
 
@@ -102,8 +103,9 @@ class ModelPool:
             write(method, save_to)
             return MergedModel(backbone, self._heads(), record=method.record(base, experts))
         if save_to is not None:
-            for expert in experts:
-                write(method.variant(expert), Path(save_to, expert))
+            with saving_together(save_to) as folder:
+                for expert in experts:
+                    write(method.variant(expert), folder / expert)
         write(method)
         variants = Variants(method, frozenset(experts), write)
         return MergedModel(backbone, self._heads(), variants, method.record(base, experts))
@@ -137,7 +139,8 @@ class ModelPool:
         if path is None:
             return nullcontext()
         stored = load_state_dict(self.base)
-        return saving(path, self.base, stored, stored_names(stored, expected, self.base), self._torch_dtype)
+        folder = self.base if self.base.startswith("pkg://") else local_path(self.base)
+        return saving(path, folder, stored, stored_names(stored, expected, self.base), self._torch_dtype)
 
     def _heads(self) -> dict[str, nn.Module]:
         return {task: head.load() for task, head in self.heads.items()}

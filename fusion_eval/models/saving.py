@@ -18,7 +18,7 @@ from fusion_eval.errors import CheckpointError
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.models.safetensors_writer import Layout, SafetensorsWriter, byte_count
 
-__all__ = ["MergeWriter", "saving"]
+__all__ = ["MergeWriter", "saving", "saving_together"]
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json")
 _WHOLE = "model.safetensors"
@@ -57,7 +57,7 @@ class MergeWriter:
 @contextmanager
 def saving(
     path: str | Path,
-    base_path: str,
+    base_path: str | Path,
     stored: StateDict,
     stored_name: Mapping[str, str],
     dtype: torch.dtype | None = None,
@@ -87,9 +87,7 @@ def saving(
         CheckpointError: `path` is a file or a directory that is not empty, or cannot be written; a tensor of
             `stored_name` was not given.
     """
-    target = Path(path).expanduser()
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise CheckpointError(f"{target}: exists already and is not overwritten; save the merge to another path")
+    target = _free(path)
     one_file = target.suffix == ".safetensors"
     merged = set(stored_name.values())
     layout = {
@@ -97,7 +95,7 @@ def saving(
         for name, tensor in stored.items()
     }
     shards = {_WHOLE: list(layout)} if one_file else _shards(layout, max_shard_bytes)
-    hidden = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    hidden = _hidden(target)
     with ExitStack() as files:
         with _naming(target):
             hidden.mkdir(parents=True)
@@ -122,6 +120,41 @@ def saving(
             for writer in writers.values():
                 writer.finish()
             (hidden / _WHOLE if one_file else hidden).replace(target)
+
+
+@contextmanager
+def saving_together(path: str | Path) -> Iterator[Path]:
+    """Save several merges in one directory, all or none of them.
+
+    Args:
+        path: The directory, which is made.
+
+    Yields:
+        Where to save them meanwhile.
+
+    Raises:
+        CheckpointError: `path` is a file or a directory that is not empty, or cannot be written.
+    """
+    target = _free(path)
+    hidden = _hidden(target)
+    try:
+        yield hidden
+        with _naming(target):
+            hidden.replace(target)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _free(path: str | Path) -> Path:
+    target = Path(path).expanduser()
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise CheckpointError(f"{target}: exists already and is not overwritten; save the merge to another path")
+    return target
+
+
+def _hidden(target: Path) -> Path:
+    """A place beside the target, on the same disk."""
+    return target.with_name(f".{uuid.uuid4().hex}.tmp")
 
 
 @contextmanager

@@ -418,6 +418,12 @@ def test_batch_norm_wants_recalibration():
     assert only(result, "integers").severity == "note"
 
 
+def test_recalibration_without_batch_norm_changes_nothing():
+    base = {"weight": torch.eye(20)}
+    result = audit(base, {"tuned": {"weight": torch.eye(20) * 1.1}}, recalibrates=True)
+    assert "no BatchNorm" in only(result, "batch norm").message
+
+
 def test_scalars_empty_and_tied_tensors_are_noted():
     base = {**weights(), "none": torch.empty(0, 4)}
     base["head"] = base["embed"]

@@ -11,8 +11,10 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from fusion_eval.data import Arrays
 from fusion_eval.engine import Runner
+from fusion_eval.errors import MergeError
 from fusion_eval.merging import EmrMerging, TallMask, TaskArithmetic
 from fusion_eval.models import ModelPool
+from fusion_eval.models.checkpoint import load_state_dict
 from fusion_eval.taskpool import TaskPool
 from fusion_eval.tasks import Classification
 
@@ -87,3 +89,22 @@ def test_a_task_pool_asks_for_the_variant_of_each_task(pool, weights, tmp_path):
         targets = np.load(tmp_path / f"{name}.npz")["targets"]
         expected[name] = {"accuracy": pytest.approx(float((predicted.numpy() == targets).mean()))}
     assert report == expected
+
+
+def test_the_merges_of_all_tasks_are_saved_or_none(pool, weights, tmp_path):
+    method = EmrMerging()
+    pool.merge(method, save_to=str(tmp_path / "saved"))
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == {"one", "two"}
+    saved = load_state_dict(tmp_path / "saved" / "two")
+    expected = method.variant("two")(weights["base"], {name: weights[name] for name in ("one", "two")})
+    assert all(torch.equal(saved[name], expected[name]) for name in expected)
+
+    class Failing(EmrMerging):
+        def variant(self, expert):
+            if expert == "two":
+                raise MergeError("no room for two")
+            return super().variant(expert)
+
+    with pytest.raises(MergeError, match="no room"):
+        pool.merge(Failing(), save_to=str(tmp_path / "half"))
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith("safetensors")) == ["saved"]
