@@ -6,15 +6,22 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["PEERS", "install_peers"]
+__all__ = ["MERGING", "TASK_POOL", "install_peers"]
 
-PEERS = ("mergekit==0.1.5", "fusion-bench==0.2.33")
+MERGING = ("mergekit==0.1.5", "fusion-bench==0.2.33")
+TASK_POOL = ("fusion-bench==0.2.33", "transformers==4.57.3")
+"""Its task pools do not run with transformers 5."""
+
+_OF_PEERS = {"huggingface-hub", "tokenizers"}
+"""What transformers wants in a version of its own."""
+
 _CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 
 
-def install_peers(cache: Path) -> Path:
+def install_peers(cache: Path, peers: Sequence[str] = MERGING, name: str = "peers") -> Path:
     """Make the environment, unless it is there.
 
     It sees the packages of the running Python, so that all tools compute with the same torch, which is not downloaded
@@ -22,13 +29,15 @@ def install_peers(cache: Path) -> Path:
 
     Args:
         cache: The directory that holds the environment, and that git is told to ignore.
+        peers: What is installed.
+        name: Of the environment.
 
     Returns:
         Its Python.
     """
-    home = cache / "peers"
+    home = cache / name
     python, installed = home / "bin" / "python", home / "installed.txt"
-    if installed.exists() and installed.read_text() == "\n".join(PEERS):
+    if installed.exists() and installed.read_text() == "\n".join(peers):
         return python
     cache.mkdir(parents=True, exist_ok=True)
     (cache / ".gitignore").write_text("*\n")
@@ -37,6 +46,10 @@ def install_peers(cache: Path) -> Path:
     theirs = Path(sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)}))
     (theirs / "ours.pth").write_text(ours + "\n")
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-c", str(_CONSTRAINTS), *PEERS], check=True, stdout=sys.stderr)
-    installed.write_text("\n".join(PEERS))
+    pinned = {peer.partition("=")[0] for peer in peers}
+    constraints = home / "constraints.txt"
+    lines = _CONSTRAINTS.read_text().splitlines()
+    constraints.write_text("\n".join(line for line in lines if line.partition("=")[0] not in pinned | _OF_PEERS))
+    subprocess.run([*pip, "-c", str(constraints), *peers], check=True, stdout=sys.stderr)
+    installed.write_text("\n".join(peers))
     return python
