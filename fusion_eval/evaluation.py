@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from fusion_eval.config import build, recorded
 from fusion_eval.errors import ConfigError, FusionEvalError
+from fusion_eval.reuse import build_once, references_once
 
 if TYPE_CHECKING:
     from fusion_eval.report import References
@@ -37,7 +38,7 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
             disk.
     """
     _check_choices(cfg)
-    pool, models = _pool(cfg), build(cfg.modelpool, "modelpool")
+    pool, models = _pool(cfg), build_once(cfg.modelpool, "modelpool")
     method, runner = build(cfg.model, "model"), build(cfg.runner, "runner")
     if cfg.audit == "only":
         _print_audit(models, method)
@@ -82,7 +83,7 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
 
 def _pool(cfg: DictConfig) -> Any:
     """The task pool, on another split than its tasks name if the config does."""
-    pool = build(cfg.taskpool, "taskpool")
+    pool = build_once(cfg.taskpool, "taskpool")
     if cfg.split is None:
         return pool
 
@@ -118,11 +119,11 @@ def _run(
 ) -> References:
     """Evaluate the model, handing over each task's outcome, then base and experts."""
     from fusion_eval.report import References, TaskResult
-    from fusion_eval.taskpool import TaskPool, evaluate_references
+    from fusion_eval.taskpool import TaskPool
 
     report = pool.evaluate(model, runner, on_error=cfg.on_error, on_result=add, label="merged")
     if isinstance(pool, TaskPool):
-        return evaluate_references(pool, models, runner, tasks=report) if cfg.references and report else References()
+        return references_once(pool, models, runner, report) if cfg.references and report else References()
     for name, metrics in report.items():
         add(name, TaskResult(metrics, {}, primary=next(iter(metrics)), count=0, seconds=0.0))
     return References()

@@ -9,16 +9,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import HydraContext
+from hydra.utils import get_class
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fusion_eval.config import recorded
 from fusion_eval.errors import ConfigError, FusionEvalError
+from fusion_eval.sweep_loader import SweepLoader
+from fusion_eval.sweep_progress import SweepProgress
 
 __all__ = ["SweepDirectory", "conclude_sweep", "require_maximising", "run_or_record"]
 
 _DIRECTORY = "FUSION_EVAL_SWEEP_DIR"
+
+_progress: list[SweepProgress] = []
+"""Of the sweep that this process started, if it did: processes of its own get the callback, but not this."""
 
 
 class SweepDirectory(Callback):
@@ -29,7 +43,7 @@ class SweepDirectory(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Set the environment variable that conf/config.yaml takes `hydra.sweep.dir` from.
+        """Set the environment variable that conf/config.yaml takes `hydra.sweep.dir` from, and have jobs composed fast.
 
         What an earlier sweep in the same place selected is no longer.
         """
@@ -37,8 +51,45 @@ class SweepDirectory(Callback):
 
         directory = Path(config.hydra.sweep.dir).absolute()
         os.environ[_DIRECTORY] = str(directory)
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        hydra.config_loader = loader = SweepLoader(hydra.config_loader.get_search_path())
         if is_first_process():
             withdraw_selection(directory)
+            if config.get("progress", True):
+                _progress.append(SweepProgress(directory, count_jobs(config, loader)))
+                _progress[-1].start()
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Jobs run in this process, so that is when to look at how far the sweep is."""
+        for progress in _progress:
+            progress.here()
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Tell how far the sweep is."""
+        for progress in _progress:
+            progress.look()
+
+
+def count_jobs(config: DictConfig, loader: ConfigLoader) -> int | None:
+    """How many jobs a sweep has, as far as its sweeper is known: Hydra's, ours, or one with `n_trials`.
+
+    Args:
+        config: Of the sweep.
+        loader: Of the sweep.
+    """
+    options = dict(config.hydra.sweeper)
+    kind = get_class(options.pop("_target_"))
+    if not issubclass(kind, BasicSweeper):
+        return options.get("n_trials")
+    sweeper = kind(**options)
+    sweeper.hydra_context = HydraContext(config_loader=loader, callbacks=Callbacks())
+    arguments = [*sweeper._parse_config(), *config.hydra.overrides.task]
+    try:
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+        return sum(map(len, sweeper.split_arguments(overrides, None)))
+    except HydraException:  # the sweeper is about to refuse it, too
+        return None
 
 
 def require_maximising(sweeper: DictConfig) -> None:
@@ -85,6 +136,8 @@ def conclude_sweep() -> bool:
     Returns:
         Whether nothing failed.
     """
+    while _progress:
+        _progress.pop().stop()
     directory = Path(os.environ.get(_DIRECTORY, "no sweep"))
     if not is_first_process() or not any(directory.rglob("report.json")):
         return True

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fusion_eval.data.source import DataSource, Samples, TensorSamples
+from fusion_eval.data.targets import NUMERIC_TARGETS, as_numbers
 from fusion_eval.data.transform import TransformedSamples
 from fusion_eval.errors import ConfigError, DataError, suggest
 
@@ -22,7 +23,7 @@ _SUFFIXES = (".npy", ".npz", ".safetensors")
 
 @dataclass(frozen=True)
 class Arrays(DataSource):
-    """Inputs and class indices as arrays: a pair of `.npy`, or one `.npz` or `.safetensors` with both.
+    """Inputs and targets as arrays: a pair of `.npy`, or one `.npz` or `.safetensors` with both.
 
     Floats become float32, integers int64; uint8 and bool stay. So uint8 images need a transform before a model of
     floats takes them: `ImageTransform` if they lie as `(n, h, w)` or `(n, h, w, 3)`. A float32, int64, uint8 or bool
@@ -30,14 +31,17 @@ class Arrays(DataSource):
 
     Args:
         inputs: File of the inputs, `(n, ...)`.
-        targets: File of the targets, `(n,)` integers in `[0, c)`; None if they lie in the file of the inputs.
+        targets: File of the targets; None if they lie in the file of the inputs.
         input_key: Name of the inputs in an `.npz` or `.safetensors`.
         target_key: Name of the targets there.
         class_names: The `c` classes in the order of their index.
+        group_key: Name of the groups there, integers of shape `(n,)` (see `Samples.groups`), if it has any.
         transform: From one input (a tensor) to what the model takes; None passes it on as it is.
+        target_type: `class`: integers `(n,)` in `[0, c)`. In float32, `number`: `(n,)`; `vector`: `(n, k)`; `labels`:
+            `(n, c)`, 1 for each class that is there and 0 for the others.
 
     Raises:
-        ConfigError: a file has another suffix, or an `.npy` of inputs comes without targets.
+        ConfigError: a file has another suffix, an `.npy` of inputs comes without targets, or the type is none of these.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -53,6 +57,8 @@ class Arrays(DataSource):
     target_key: str = "targets"
     class_names: list[str] | None = None
     transform: Callable[..., Any] | None = None
+    group_key: str | None = None
+    target_type: str = "class"
 
     def __post_init__(self) -> None:
         for field in ("inputs", "targets"):
@@ -61,6 +67,8 @@ class Arrays(DataSource):
                 raise ConfigError(f"Arrays: {field}={path!r}; it should end in {', '.join(_SUFFIXES)}")
         if self.targets is None and Path(self.inputs).suffix == ".npy":
             raise ConfigError(f"Arrays: {self.inputs} holds one array; set targets to the file of the targets")
+        if self.target_type not in (known := ("class", *NUMERIC_TARGETS)):
+            raise ConfigError(f"Arrays: target_type={self.target_type!r}{suggest(self.target_type, known)}")
 
     def load(self) -> Samples:
         """Map or read the arrays, and check every value.
@@ -73,16 +81,36 @@ class Arrays(DataSource):
         """
         inputs = as_inputs(_read(Path(self.inputs), self.input_key), self.inputs)
         targets_path = self.targets or self.inputs
-        targets = as_targets(_read(Path(targets_path), self.target_key), self.class_names, targets_path)
+        targets = self._targets(_read(Path(targets_path), self.target_key), targets_path)
         if len(inputs) != len(targets):
             raise DataError(f"{self.inputs}: {len(inputs)} inputs, but {targets_path} has {len(targets)} targets")
-        samples = TensorSamples(inputs, targets, self.class_names)
+        samples = TensorSamples(inputs, targets, self.class_names, self._groups(len(targets)))
         return samples if self.transform is None else TransformedSamples(samples, self.transform)
+
+    def _targets(self, values: np.ndarray | Tensor, path: str) -> Tensor:
+        if self.target_type == "class":
+            return as_targets(values, self.class_names, path)
+        targets = as_numbers(as_tensor(values, path), self.target_type, path)
+        if self.target_type == "labels" and self.class_names is not None and targets.shape[1] != len(self.class_names):
+            raise DataError(
+                f"{path}: labels for {targets.shape[1]} classes, but class_names has {len(self.class_names)}"
+            )
+        return targets
+
+    def _groups(self, n: int) -> np.ndarray | None:
+        if self.group_key is None:
+            return None
+        path = self.targets or self.inputs
+        groups = as_tensor(_read(Path(path), self.group_key), path)
+        if groups.shape != (n,) or groups.is_floating_point():
+            found = f"{groups.dtype} of shape {tuple(groups.shape)}".removeprefix("torch.")
+            raise DataError(f"{path}: groups {self.group_key!r} are {found}; they should be {n} integers")
+        return groups.numpy()
 
 
 @dataclass(frozen=True)
 class AsInput:
-    """The transform of sources that were given none: one input as a tensor, by the rules of `Arrays`.
+    """The transform of sources that were given none: an input, or each of several, as a tensor: see `Arrays`.
 
     Example:
         >>> AsInput()([1.5, 2.0])
@@ -90,13 +118,13 @@ class AsInput:
     """
 
     def __call__(self, value: Any) -> Any:
-        """Convert numbers, pass on a mapping of tensors.
+        """Convert numbers, of a mapping each entry.
 
         Raises:
             DataError: anything else, or a number that is NaN or infinite.
         """
         if isinstance(value, Mapping):
-            return value
+            return {name: self(entry) for name, entry in value.items()}
         if not isinstance(value, (Tensor, np.ndarray, np.generic, list, tuple, int, float)):
             hint = "for images to {_target_: fusion_eval.data.ImageTransform}"
             raise DataError(f"the input is a {type(value).__name__}, not numbers; set transform, {hint}")

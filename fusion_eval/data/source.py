@@ -72,6 +72,7 @@ class TensorSamples(Samples):
         inputs: Shape `(n, ...)`, any dtype.
         targets: Shape `(n,)`, int64 for classification.
         class_names: The classes in the order of their target.
+        groups: Shape `(n,)`, see `Samples`.
 
     Example:
         >>> import torch
@@ -80,12 +81,21 @@ class TensorSamples(Samples):
         (3, (tensor([0., 0.]), tensor(1)))
     """
 
-    def __init__(self, inputs: Tensor, targets: Tensor, class_names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        class_names: Sequence[str] | None = None,
+        groups: np.ndarray | None = None,
+    ) -> None:
         if len(inputs) != len(targets):
             raise ValueError(f"{len(inputs)} inputs but {len(targets)} targets")
+        if groups is not None and groups.shape != (len(targets),):
+            raise ValueError(f"groups of shape {groups.shape} for {len(targets)} targets")
         self.inputs = inputs
         self.targets = targets
         self.class_names = None if class_names is None else tuple(class_names)
+        self.groups = groups
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -94,5 +104,6 @@ class TensorSamples(Samples):
         return self.inputs[index], self.targets[index]
 
     def fingerprint(self) -> str:
-        """Digest of the tensors."""
-        return digest_content([self.inputs, self.targets])
+        """Digest of the tensors, and of the groups where there are any: errors depend on them."""
+        groups = [] if self.groups is None else [self.groups.tolist()]
+        return digest_content([self.inputs, self.targets, *groups])

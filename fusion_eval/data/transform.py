@@ -21,7 +21,7 @@ from fusion_eval.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ImageTransform", "TransformedSamples", "identify_transform"]
+__all__ = ["ImageTransform", "TransformedSamples", "as_rgb", "identify_transform"]
 
 _RESIZES = ("shorter", "exact")
 _RESAMPLES = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
@@ -90,13 +90,38 @@ class ImageTransform:
         Raises:
             DataError: the image has more than 8 bits a channel, or the array has another dtype or shape.
         """
-        pixels = np.asarray(self._square(_as_rgb(image))).transpose(2, 0, 1)
+        return self.normalise(self.pixels(image))
+
+    def pixels(self, image: Image | np.ndarray | Tensor) -> Tensor:
+        """Resize and crop one image: all that takes time, and what comes of it needs one byte a number.
+
+        Args:
+            image: As for a call.
+
+        Returns:
+            uint8 of shape `(3, crop, crop)`.
+
+        Raises:
+            DataError: as a call does.
+        """
+        return torch.from_numpy(np.asarray(self._square(as_rgb(image))).transpose(2, 0, 1).copy())
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Scale to [0, 1] and normalise, on the device where the pixels are.
+
+        Args:
+            pixels: uint8 of shape `(..., 3, h, w)`.
+
+        Returns:
+            float32 of the same shape, equal to the bit wherever it is computed.
+        """
         # One plane a channel and in place: ten times as fast as broadcasting over the last axis, bit for bit the same.
-        planes = np.ascontiguousarray(pixels).astype(np.float32)
-        planes /= np.float32(255)
-        planes -= np.array(self.mean, dtype=np.float32)[:, None, None]
-        planes /= np.array(self.std, dtype=np.float32)[:, None, None]
-        return torch.from_numpy(planes)
+        mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (self.mean, self.std))
+        planes = pixels.to(torch.float32)
+        # On a CPU image by image: what the next step takes up is then still in its cache, three times as fast.
+        for part in planes.flatten(0, -4) if planes.dim() > 3 and not planes.is_cuda else [planes]:
+            part.div_(255).sub_(mean).div_(std)
+        return planes
 
     def _square(self, image: Image) -> Image:
         from PIL.Image import Resampling
@@ -116,6 +141,10 @@ class ImageTransform:
 class TransformedSamples(Samples):
     """Samples whose inputs go through a transform when they are asked for.
 
+    A transform may also define `collate(items)`, which makes a batch of transformed items in place of
+    `Samples.collate`, and `length(value)`, an integer that says how long an untransformed input is: see
+    `Samples.lengths`.
+
     Args:
         samples: What the transform is applied to.
         transform: From an input of `samples` to a tensor, or to a mapping of tensors.
@@ -128,8 +157,14 @@ class TransformedSamples(Samples):
         self._samples = samples
         self._transform = transform
         self._identity = identify_transform(transform)
+        self._lengths: np.ndarray | None = None
         self.class_names = samples.class_names
         self.groups = samples.groups
+
+    @property
+    def untransformed(self) -> Samples:
+        """What the transform is applied to."""
+        return self._samples
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -141,6 +176,32 @@ class TransformedSamples(Samples):
         except DataError as error:
             raise DataError(f"sample {index}: {error}") from error
 
+    def collate(self, items: Sequence[tuple[Any, Any]]) -> Any:
+        """Make a batch as the transform does, or as the samples do."""
+        collate = getattr(self._transform, "collate", self._samples.collate)
+        return collate(items)
+
+    def lengths(self) -> np.ndarray | None:
+        """How long each input is before the transform, measured once; None if neither transform nor samples know."""
+        length = getattr(self._transform, "length", None)
+        if length is None:
+            return self._samples.lengths()
+        if self._lengths is None:
+            self._lengths = np.array([length(self._samples[index][0]) for index in range(len(self))], dtype=np.int64)
+        return self._lengths
+
+    def split(self) -> tuple[Samples, Callable[[Tensor], Tensor]] | None:
+        """The same samples with pixels as inputs, and what makes of a batch of these the inputs that the samples have.
+
+        Returns:
+            None unless the transform has a method `pixels`, from an untransformed input to uint8 of one shape, and a
+            method `normalise`, from a batch of these to float, as `ImageTransform` does; or if it collates itself.
+        """
+        pixels, normalise = getattr(self._transform, "pixels", None), getattr(self._transform, "normalise", None)
+        if pixels is None or normalise is None or hasattr(self._transform, "collate"):
+            return None
+        return TransformedSamples(self._samples, pixels), normalise
+
     def fingerprint(self) -> str:
         """Digest of the untransformed content and the transform's identity."""
         return digest_content([self._samples.fingerprint(), self._identity])
@@ -149,8 +210,9 @@ class TransformedSamples(Samples):
 def identify_transform(transform: Callable[..., Any]) -> str:
     """Text that differs between transforms that do different things, and is equal on every machine for the same one.
 
-    A function is known by its name and source, anything else by its class and its repr. The repr has to show all
-    parameters, as those of dataclasses and torchvision's transforms do.
+    A function is known by its name and source. Anything else is known by its class and, if it has a method
+    `identity()`, the text this returns (of a tokenizer: a digest of its files, wherever they lie), or else its repr,
+    which has to show all parameters, as those of dataclasses and torchvision's transforms do.
 
     Raises:
         DataError: a lambda, a nested function, or an object whose repr shows no more than its address in memory.
@@ -168,7 +230,8 @@ def identify_transform(transform: Callable[..., Any]) -> str:
         function = identify_transform(transform.func)
         text = f"{function} {transform.args!r} {sorted(transform.keywords.items())!r}"
     else:
-        text = f"{type(transform).__module__}.{type(transform).__qualname__} {transform!r}"
+        described = transform.identity() if hasattr(transform, "identity") else repr(transform)
+        text = f"{type(transform).__module__}.{type(transform).__qualname__} {described}"
     if " at 0x" in text:
         raise DataError(
             f"transform {transform!r} cannot be told from another one: use a function at the top level of a file, "
@@ -177,16 +240,24 @@ def identify_transform(transform: Callable[..., Any]) -> str:
     return text
 
 
-def _as_rgb(image: Image | np.ndarray | Tensor) -> Image:
+def as_rgb(image: Image | np.ndarray | Tensor) -> Image:
+    """A PIL image of mode RGB.
+
+    Args:
+        image: A PIL image of any 8-bit mode (transparency is dropped), or a uint8 array `(h, w)` or `(h, w, 3)`.
+
+    Raises:
+        DataError: the image has more than 8 bits a channel, or the array has another dtype or shape.
+    """
     from PIL.Image import Image, fromarray
 
     if not isinstance(image, Image):
         array = np.asarray(image)
         if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
             found = f"{array.dtype} {array.shape}"
-            raise DataError(f"ImageTransform takes uint8 arrays of shape (h, w) or (h, w, 3), found {found}")
+            raise DataError(f"an image should be a uint8 array of shape (h, w) or (h, w, 3), found {found}")
         image = fromarray(array)
     if image.mode[0] in "IF":  # PIL would clip 16-bit values at 255 without a word
         name = getattr(image, "filename", "a PIL image")
-        raise DataError(f"ImageTransform takes 8 bits a channel, {name} has more (mode {image.mode})")
+        raise DataError(f"an image should have 8 bits a channel, {name} has more (mode {image.mode})")
     return image.convert("RGB")

@@ -110,7 +110,7 @@ class Description:
     def _module(self, module: nn.Module) -> Any:
         """Class, attributes and parts of a module, without its weights."""
         attributes = {key: self._value(item) for key, item in vars(module).items() if key not in _NO_BEHAVIOUR}
-        parts = [[name, part and self._module(part)] for name, part in module._modules.items()]
+        parts = [[name, None if part is None else self._module(part)] for name, part in module._modules.items()]
         return [self.name(type(module)), self.name(type(module).forward), attributes, parts]
 
     def _state(self, value: Any) -> Any:

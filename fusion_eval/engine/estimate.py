@@ -32,7 +32,8 @@ def estimate_metrics(
 
     A metric that is a mean over samples is that mean in float64, checked against what torchmetrics logged in float32,
     with the standard error of the mean. Any other gets a bootstrap over the samples, with torchmetrics itself as the
-    statistic.
+    statistic. Samples that come in groups, as their column "group" tells, share an error: the standard error of a mean
+    is then the cluster-robust one, and the bootstrap is one over groups.
 
     Args:
         task: Tells which metrics are means over samples.
@@ -48,6 +49,7 @@ def estimate_metrics(
         TaskError: a value is not finite, or a metric contradicts its own samples.
     """
     _require_numbers(columns)
+    groups = columns.get("group")
     values: dict[str, float] = {}
     errors: dict[str, float | None] = {}
     for name, metric in metrics.items():
@@ -56,10 +58,10 @@ def estimate_metrics(
         scores = task.sample_values(metric, columns)
         if scores is None:
             values[name] = float(str(np.float32(logged[name])))  # the shortest decimal that is that float32
-            errors[name] = _bootstrap(metric, updates, resamples, seed)
+            errors[name] = _bootstrap(metric, updates, groups, resamples, seed)
         else:
             values[name] = float(np.mean(scores, dtype=np.float64))
-            errors[name] = standard_error_of_mean(scores)
+            errors[name] = standard_error_of_mean(scores, groups)
             if abs(values[name] - logged[name]) > _AGREEMENT * max(1.0, abs(values[name])):
                 raise TaskError(f"{name}: logged {logged[name]}, but the samples have the mean {values[name]}")
     return values, {name: error for name, error in errors.items() if error is not None}
@@ -80,7 +82,11 @@ def _require_numbers(columns: Mapping[str, np.ndarray]) -> None:
 
 
 def _bootstrap(
-    metric: Metric, updates: tuple[np.ndarray, np.ndarray] | None, resamples: int, seed: int
+    metric: Metric,
+    updates: tuple[np.ndarray, np.ndarray] | None,
+    groups: np.ndarray | None,
+    resamples: int,
+    seed: int,
 ) -> float | None:
     if updates is None or resamples < 2:
         return None
@@ -95,7 +101,7 @@ def _bootstrap(
         return float(replica.compute())
 
     with _one_thread(), torch.inference_mode():
-        return bootstrap_standard_error(statistic, len(expected), resamples, seed)
+        return bootstrap_standard_error(statistic, len(expected), resamples, seed, groups)
 
 
 @contextmanager

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import weakref
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fusion_eval.data.digest import digest_content
 
-__all__ = ["code_of", "describe_architecture", "fingerprint_config", "fingerprint_weights"]
+__all__ = ["code_of", "describe_architecture", "fingerprint_config", "fingerprint_weights", "remember_digest"]
+
+_digests: weakref.WeakKeyDictionary[Any, tuple[dict[str, Any], str]] = weakref.WeakKeyDictionary()
+"""Object to the fast hashes of its tensors and the digest of them."""
 
 _NO_BEHAVIOUR = {"training", "_parameters", "_buffers", "_modules"}
 """Attributes of every module that are fingerprinted as weights, are modules of their own, or do not last."""
@@ -66,7 +74,52 @@ def fingerprint_weights(module: nn.Module) -> str:
     """
     parameters, buffers = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
     tensors: dict[str, Tensor] = {**dict(parameters), **dict(buffers)}
-    return digest_content([(name, tensors[name]) for name in sorted(tensors)])
+    return remember_digest(module, tensors, lambda: digest_content([(name, tensors[name]) for name in sorted(tensors)]))
+
+
+def remember_digest(owner: object, tensors: Mapping[str, Tensor], digest: Callable[[], str]) -> str:
+    """The digest of an object's tensors, computed anew only if one of them has changed.
+
+    Whether it has is told by a faster hash, computed where the tensors lie. It is one of 32 bits or more, that of each
+    tensor alone, so a change goes unseen with a probability of 2^-32 at most.
+
+    Args:
+        owner: The object; nothing is remembered beyond its life.
+        tensors: Name to tensor.
+        digest: Computes the digest of them.
+    """
+    hashes = {name: (str(tensor.dtype), tuple(tensor.shape), _hash(tensor)) for name, tensor in tensors.items()}
+    known = _digests.get(owner)
+    if known is None or known[0] != hashes:
+        known = _digests[owner] = hashes, digest()
+    return known[1]
+
+
+def _hash(tensor: Tensor) -> int:
+    data = tensor.detach().contiguous().flatten().view(torch.uint8)
+    return zlib.crc32(data.numpy().data) if data.device.type == "cpu" else _hash_on_device(data)
+
+
+def _hash_on_device(data: Tensor) -> int:
+    """Sum modulo 2^64 of words of 32 bits, each times a random odd number of its place and another one of its row.
+
+    Carter and Wegman's universal hashing: two contents have the same sum with a probability of about 2^-32; those that
+    differ in one word never.
+    """
+    factors = _factors(data.device)
+    total = torch.zeros((), dtype=torch.int64, device=data.device)
+    for row, piece in enumerate(torch.split(data, 4 * len(factors))):
+        words = torch.zeros(-len(piece) // 4 * -4, dtype=torch.uint8, device=data.device)
+        words[: len(piece)] = piece
+        products = words.view(torch.int32) * factors[: len(words) // 4]
+        total += products.sum() * factors[row % len(factors)]
+    return int(total)
+
+
+@functools.cache
+def _factors(device: torch.device) -> Tensor:
+    drawn = torch.randint(-(2**62), 2**62, (1 << 20,), generator=torch.Generator().manual_seed(0))
+    return (2 * drawn + 1).to(device)
 
 
 def fingerprint_config(*values: Any) -> str:

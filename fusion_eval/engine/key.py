@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -19,26 +19,31 @@ from fusion_eval.engine.code import UndescribableError
 from fusion_eval.engine.description import Description
 from fusion_eval.engine.evaluate import evaluate
 from fusion_eval.engine.fingerprint import code_of, describe_architecture, fingerprint_config
-from fusion_eval.engine.module import TaskModule
 from fusion_eval.errors import ConfigError
 from fusion_eval.models.merged import MergedModel
 from fusion_eval.tasks import Task
 
-__all__ = ["dependencies", "process_key"]
+__all__ = ["code_of_source", "dependencies", "process_key"]
 
 _EVALUATOR = (evaluate, pl.Trainer, Metric, nn.Module, np.ndarray)
 """Our code that decides the numbers, and something of each package whose version may decide a digit."""
 
 
 def process_key(
-    fingerprints: dict[str, str], task: Task, module: TaskModule, parts: list[nn.Module], settings: dict[str, Any]
+    fingerprints: dict[str, str],
+    task: Task,
+    metrics: Mapping[str, Metric],
+    indices: np.ndarray,
+    parts: list[nn.Module],
+    settings: dict[str, Any],
 ) -> tuple[Hashable, ...] | None:
     """All that a result depends on, within this process, where also a class defined in a function can be told apart.
 
     Args:
         fingerprints: Of weights, head and data.
         task: The task.
-        module: The task about to run.
+        metrics: The task's metrics.
+        indices: Which samples are evaluated.
         parts: The model, and the head if there is one.
         settings: What else decides the numbers (precision, seed, ...).
 
@@ -50,8 +55,8 @@ def process_key(
     except ConfigError:
         return None
     architecture = [describe_architecture(part) for part in parts]
-    described = fingerprint_config(fingerprints, architecture, task_settings, settings, module.indices.tolist())
-    return (described, *map(code_of, parts), *map(type, module.metrics.values()))
+    described = fingerprint_config(fingerprints, architecture, task_settings, settings, digest_content([indices]))
+    return (described, *map(code_of, parts), *map(type, metrics.values()))
 
 
 def dependencies(
@@ -83,7 +88,7 @@ def dependencies(
     described = Description()
     try:
         behaviour = described.add(backbone, head, task.metrics)
-        for code in (*_EVALUATOR, type(task), type(samples), *_code_of(task.data)):
+        for code in (*_EVALUATOR, type(task), type(samples), *code_of_source(task.data)):
             described.name(code)
         return {
             **fingerprints,
@@ -97,7 +102,7 @@ def dependencies(
         return None
 
 
-def _code_of(data: DataSource) -> Iterator[Callable[..., Any]]:
+def code_of_source(data: DataSource) -> Iterator[Callable[..., Any]]:
     """The classes and functions of a source; what they make of the files on disk is in the fingerprint of the data."""
     yield type(data)
     if is_dataclass(data):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,13 +9,16 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from torch import Tensor, nn
-from torchmetrics import SumMetric
+from torchmetrics import Metric, SumMetric
 
 from fusion_eval.data import Samples
+from fusion_eval.engine.batch_size import is_out_of_memory
+from fusion_eval.engine.placement import Placement, Subject
 from fusion_eval.engine.ranks import all_ranks, raise_together, require_agreement
-from fusion_eval.engine.shard import by_length, interleave, loader
+from fusion_eval.engine.reading import Batch, Feed
+from fusion_eval.engine.shard import by_length, interleave
+from fusion_eval.errors import TaskError
 from fusion_eval.tasks import Prediction, Task
 
 __all__ = ["EVALUATED", "TaskModule"]
@@ -37,13 +39,13 @@ class TaskModule(pl.LightningModule):
     Args:
         name: Prefix of the logged metrics, which keeps the tasks of one reused Trainer apart.
         task: The task.
-        model: The model under test. It is moved to the Trainer's device and stays there: Lightning, which would move it
-            back to the CPU after every task, does not see it.
-        head: The task's head, if any.
+        metrics: Its metrics, fresh.
+        subject: The model under test and the head. They are moved to the Trainer's device and stay there: Lightning,
+            which would move them back to the CPU after every task, does not see them.
         samples: The loaded data.
         indices: Shape `(n,)`: which samples are evaluated, over all ranks.
-        batch_size: Samples a batch and device.
-        num_workers: Processes that load data, on each device.
+        feed: Brings them.
+        placement: In which form the model runs.
         keep_updates: Whether what the metrics are given is kept for a bootstrap.
     """
 
@@ -51,52 +53,45 @@ class TaskModule(pl.LightningModule):
         self,
         name: str,
         task: Task,
-        model: nn.Module,
-        head: nn.Module | None,
+        metrics: dict[str, Metric],
+        subject: Subject,
         samples: Samples,
         indices: np.ndarray,
-        batch_size: int,
-        num_workers: int,
+        feed: Feed,
+        placement: Placement,
         keep_updates: bool,
     ) -> None:
         super().__init__()
-        self.metrics = task.build_metrics(samples)
-        self._logged = {**self.metrics, EVALUATED: SumMetric().set_dtype(torch.float64)}
+        self.metrics = metrics
+        self._logged = {**metrics, EVALUATED: SumMetric().set_dtype(torch.float64)}
         self.columns: dict[str, np.ndarray] = {}
         self.updates: tuple[np.ndarray, np.ndarray] | None = None
         self._name = name
         self._task = task
-        self._unseen = (model, head)
+        self._subject = subject
         self._samples = samples
         self.indices = indices
         self._ordered = by_length(samples, indices)
-        self._loading = (batch_size, num_workers)
+        self._feed = feed
+        self._placement = placement
         self._keep_updates = keep_updates
         self._kept: list[dict[str, Tensor | np.ndarray]] = []
         self._error: Exception | None = None
 
+    @property
+    def share(self) -> np.ndarray:
+        """The samples of this rank, shape `(m,)`, in the order in which they are evaluated."""
+        return self._ordered[self.trainer.global_rank :: self.trainer.world_size]
+
     def test_dataloader(self) -> Any:
         """This rank's batches; an error while reading them ends the pass on all ranks together."""
-        mine = self._ordered[self.trainer.global_rank :: self.trainer.world_size]
-        pin_memory = self.trainer.strategy.root_device.type == "cuda"
-        return _Guarded(self, loader(self._samples, mine, *self._loading, pin_memory=pin_memory))
+        return _Guarded(self, self._feed.batches(self.share))
 
     @contextmanager
     def placed(self, trainer: pl.Trainer) -> Iterator[None]:
-        """Model and head on the Trainer's device, in its precision and in eval mode; modes are restored afterwards."""
-        model, head = self._unseen
-        if isinstance(trainer.precision_plugin, (HalfPrecision, DoublePrecision)):  # they cast in place
-            model, head = copy.deepcopy(model), copy.deepcopy(head)
-        parts = nn.ModuleList([model] if head is None else [model, head])
-        modes = {part: part.training for part in parts.modules()}
-        trainer.precision_plugin.convert_module(parts)
-        parts.to(trainer.strategy.root_device).eval()
-        self._unseen = (model, head)
-        try:
+        """Model and head as they are run; see `Placement`."""
+        with self._placement.placed(self._subject, trainer) as self._subject:
             yield
-        finally:
-            for part, training in modes.items():
-                part.training = training
 
     def on_test_start(self) -> None:
         """Make sure that all ranks evaluate the same thing, and let Lightning see the metrics.
@@ -107,22 +102,58 @@ class TaskModule(pl.LightningModule):
         self._registered.to(self.device)
         require_agreement((self._name, len(self.indices)), "the task that runs")
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Check targets on the CPU."""
-        with self.catching():
-            self._task.check(batch, self._samples)
+        if not self._feed.reader.on_device:
+            with self.catching():
+                self._task.check(batch.data, self._samples)
         return batch
 
-    def test_step(self, batch: Any) -> None:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Do what is left to do to the inputs on the device."""
+        data = self.trainer.precision_plugin.convert_input(self._feed.reader.finish(batch.data))
+        return Batch(batch.indices, self._placement.prepare(data))
+
+    def test_step(self, batch: Batch) -> None:
         """Predict, update the metrics, keep the columns: nothing here waits for the device."""
         if self._error is not None:
             return
         with self.catching():
-            prediction = self._task.predict(*self._unseen, batch, self._samples)
-            for metric in self.metrics.values():
-                metric.update(prediction.outputs, prediction.targets)
-            self._logged[EVALUATED].update(len(prediction.targets))
-            self._keep(prediction)
+            for prediction in self._predictions(batch):
+                for metric in self.metrics.values():
+                    metric.update(prediction.outputs, prediction.targets)
+                self._logged[EVALUATED].update(len(prediction.targets))
+                self._keep(prediction)
+
+    def _predictions(self, batch: Batch) -> Iterator[Prediction]:
+        """Those of a batch, or, where it does not fit into memory, of its parts, which are read again."""
+        size, indices = self._feed.size, batch.indices
+        if len(indices) <= size.limit:
+            prediction = self._predict(batch)
+            if prediction is not None:
+                yield prediction
+                return
+            if len(indices) == 1:
+                raise TaskError(f"sample {indices[0]} alone does not fit into the memory of {self.device}")
+            size.halve(len(indices))
+        del batch
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        while len(indices):
+            part, indices = np.split(indices, [min(size.size, len(indices))])
+            read: Batch = self.on_before_batch_transfer(Batch(part, self._feed.reader.read(part)), 0)
+            yield from self._predictions(self.trainer.strategy.batch_to_device(read))
+
+    def _predict(self, batch: Batch) -> Prediction | None:
+        """None if memory runs out."""
+        samples, size = len(batch.indices), self._feed.size
+        try:
+            with size.timed(samples, batch.data), self._placement.eager(size.settled and samples == size.size):
+                return self._task.predict(self._subject.model, self._subject.head, batch.data, self._samples)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
 
     def on_test_epoch_end(self) -> None:
         """Agree on errors, collect the columns of all ranks, and log each metric once."""
@@ -170,9 +201,6 @@ class _Guarded:
     def __init__(self, module: TaskModule, batches: Any) -> None:
         self._module = module
         self._batches = batches
-
-    def __len__(self) -> int:
-        return len(self._batches)
 
     def __iter__(self) -> Iterator[Any]:
         with self._module.catching():

@@ -1,34 +1,51 @@
-"""What must be there before a task can run: its samples and its head."""
+"""What must be there before a task can run: its samples, what tells their content, and its head."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 
 from torch import nn
 
-from fusion_eval.data import Samples
+from fusion_eval.data import Samples, TensorSamples
+from fusion_eval.engine.code import UndescribableError, code_versions
+from fusion_eval.engine.fingerprint import remember_digest
 from fusion_eval.engine.ranks import raise_together
-from fusion_eval.errors import TaskError
+from fusion_eval.engine.shared import Kept, Shared
+from fusion_eval.errors import FusionEvalError, TaskError
+from fusion_eval.report.atomic import atomic_file
 from fusion_eval.tasks import Task
 
-__all__ = ["prepare"]
+__all__ = ["fingerprint_samples", "prepare"]
+
+_SETTLED = 2.0
+"""Seconds after which a file that was changed twice has two times: some file systems count in steps as long as that."""
+
+_samples: Shared[Samples] = Shared(limit=256)
+_heads: Shared[nn.Module] = Shared(limit=256)
+_digests: dict[str, str] = {}
 
 
-def prepare(name: str, task: Task, model: nn.Module) -> tuple[Samples, nn.Module | None]:
+def prepare(name: str, task: Task, model: nn.Module, share: bool = True) -> tuple[Kept[Samples], nn.Module | None]:
     """Load data and head, on all ranks or on none.
 
     Args:
         name: Of the task.
         task: The task.
         model: The model, which may bring heads along.
+        share: Whether what another task or job of this process has loaded will do, if the files are as they were.
 
     Raises:
         FusionEvalError: the task holds no samples, or wants a head that the model does not bring.
     """
-    prepared: tuple[Samples, nn.Module | None] | None = None
+    prepared: tuple[Kept[Samples], nn.Module | None] | None = None
     error: Exception | None = None
     try:
-        prepared = _load_samples(task), _find_head(name, task, model)
+        prepared = _load_samples(task, share), _find_head(name, task, model, share)
     except Exception as raised:
         error = raised
     raise_together(error)
@@ -36,16 +53,45 @@ def prepare(name: str, task: Task, model: nn.Module) -> tuple[Samples, nn.Module
     return prepared
 
 
-def _load_samples(task: Task) -> Samples:
-    samples = task.data.load()
-    if len(samples) == 0:
+def fingerprint_samples(kept: Kept[Samples], directory: Path | None) -> str:
+    """`Samples.fingerprint()`, which reads all the data, once for as long as the files are the same.
+
+    Args:
+        kept: The loaded samples.
+        directory: Where fingerprints are remembered for other processes; None: nowhere.
+    """
+    samples = kept.thing
+    if kept.stamp is None:
+        if isinstance(samples, TensorSamples):
+            return remember_digest(samples, {"inputs": samples.inputs, "targets": samples.targets}, samples.fingerprint)
+        return samples.fingerprint()
+    try:
+        depends_on = [kept.config, kept.stamp.text, code_versions(type(samples))]
+    except UndescribableError:
+        return samples.fingerprint()
+    key = hashlib.blake2b(json.dumps(depends_on).encode(), digest_size=16).hexdigest()
+    file = None if directory is None else directory / key
+    if key not in _digests and file is not None:
+        with suppress(OSError, UnicodeDecodeError):
+            _digests[key] = file.read_text()
+    if len(_digests.get(key, "")) != 32:
+        _digests[key] = samples.fingerprint()
+        if file is not None and time.time() - kept.stamp.changed_at > _SETTLED:
+            with suppress(FusionEvalError), atomic_file(file) as opened:
+                opened.write(_digests[key].encode())
+    return _digests[key]
+
+
+def _load_samples(task: Task, share: bool) -> Kept[Samples]:
+    kept = _samples.get(task.data, task.data.load) if share else Kept(task.data.load())
+    if len(kept.thing) == 0:
         raise TaskError(f"{task.data} holds no samples")
-    return samples
+    return kept
 
 
-def _find_head(name: str, task: Task, model: nn.Module) -> nn.Module | None:
+def _find_head(name: str, task: Task, model: nn.Module, share: bool) -> nn.Module | None:
     if task.head is not None and not isinstance(task.head, str):
-        return task.head.load()
+        return _heads.get(task.head, task.head.load).thing if share else task.head.load()
     heads = getattr(model, "heads", None)
     if not isinstance(heads, (Mapping, nn.ModuleDict)):  # others count attention heads under this name
         heads = {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
 
@@ -10,6 +12,9 @@ from fusion_eval.report import TaskResult
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from fusion_eval.engine.module import TaskModule
+    from fusion_eval.engine.reading import Batch
 
 __all__ = ["TaskProgress"]
 
@@ -42,20 +47,38 @@ class TaskProgress(pl.Callback):
         )
         self._label = ""
 
+    @contextmanager
+    def preparing(self, name: str, samples: int) -> Iterator[Callable[[int], None]]:
+        """Show a bar while samples are prepared, from the first that is.
+
+        Args:
+            name: Of the task.
+            samples: How many there are.
+
+        Yields:
+            What is told how many more are done.
+        """
+
+        def advance(done: int) -> None:
+            if self._bar is None:
+                self._open(f"preparing {name}", samples)
+            self._advance(done)
+
+        try:
+            yield advance
+        finally:
+            self._close()
+
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""
-        if trainer.is_global_zero and self._console.is_terminal and not self._console.quiet:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        if trainer.is_global_zero:
+            self._open(self._label, len(cast("TaskModule", pl_module).share))
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=self._console, transient=True)
-            self._bar.add_task(f"{self._label:<24}", total=sum(trainer.num_test_batches))
-            self._bar.start()
-
-    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *args: Any
+    ) -> None:
         """Advance the bar."""
-        if self._bar is not None:
-            self._bar.advance(self._bar.task_ids[0])
+        self._advance(len(batch.indices))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the bar."""
@@ -64,6 +87,19 @@ class TaskProgress(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Close the bar, so that the error is readable."""
         self._close()
+
+    def _open(self, label: str, samples: int) -> None:
+        if self._console.is_terminal and not self._console.quiet:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar.add_task(f"{label:<24}", total=samples)
+            self._bar.start()
+
+    def _advance(self, samples: int) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0], samples)
 
     def _close(self) -> None:
         if self._bar is not None:

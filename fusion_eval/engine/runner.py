@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.utilities.warnings import PossibleUserWarning
+import numpy as np
+import torch
 from lightning.pytorch.loggers import Logger
 from torch import nn
+from torchmetrics import Metric
 
+from fusion_eval.data import DataCache, Samples
+from fusion_eval.engine.access import Access
+from fusion_eval.engine.batch_size import BatchSize
 from fusion_eval.engine.evaluate import evaluate
-from fusion_eval.engine.fingerprint import fingerprint_weights
+from fusion_eval.engine.fingerprint import describe_architecture, fingerprint_config, fingerprint_weights
 from fusion_eval.engine.key import dependencies, process_key
 from fusion_eval.engine.module import TaskModule
-from fusion_eval.engine.prepare import prepare
+from fusion_eval.engine.placement import Placement, Subject
+from fusion_eval.engine.prepare import fingerprint_samples, prepare
 from fusion_eval.engine.progress import TaskProgress
+from fusion_eval.engine.ranks import raise_together
+from fusion_eval.engine.reading import Feed, Reader
 from fusion_eval.engine.shard import select
 from fusion_eval.engine.store import DiskStore, process_store
+from fusion_eval.engine.trainer import gather_ranks, make_trainer, quiet
 from fusion_eval.errors import ConfigError, TaskError
 from fusion_eval.models import MergedModel
 from fusion_eval.report import TaskResult
 from fusion_eval.tasks import Task
 
 __all__ = ["Runner"]
+
+_sizes: dict[tuple[Any, ...], BatchSize] = {}
+"""What is known of batch sizes, from task to task and job to job."""
+
+_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Of `torch.compile`."""
 
 
 @dataclass(frozen=True)
@@ -39,36 +51,53 @@ class Runner:
 
     Args:
         trainer: Makes a `lightning.pytorch.Trainer`; in YAML one with `_partial_: true`. None: the CPU, in float32.
-        batch_size: Samples a batch, on each device.
-        num_workers: Processes that load data, on each device; 0 loads in the process itself.
+        batch_size: Samples a batch, on each device; `auto`: as many as are fastest, which is found out as tasks run and
+            remembered for the architecture, the device and the precision. What does not fit into memory is halved.
+        num_workers: Processes that load data, on each device; 0 loads in the process itself. They have nothing to do
+            for samples that lie in memory or are prepared.
         limit: At most so many samples a task, drawn at random with `seed`; None: all.
         seed: Of `limit`, of the bootstrap, and of models that draw random numbers.
         bootstrap: Resamples behind the standard error of a metric that is no mean over samples; 0: no such errors.
         progress: Whether to show on standard error what runs.
         store: Directory of results that are not evaluated again, shared with other processes and machines; None: only
             this process remembers.
+        cache: Of samples that are decoded and preprocessed once; None: they are each time.
+        resident: Whether loaded data is kept for the tasks and jobs to come, and on the device: `auto`, if that is a
+            GPU with room for it; `on`, whatever it is; `off`: each task loads its own.
+        channels_last: Whether images lie in memory pixel by pixel, with which convolutional models may be faster.
+        compile: Whether models go through `torch.compile`, or which mode of it, such as `max-autotune`.
 
     Raises:
-        ConfigError: if a number is out of range.
+        ConfigError: if an argument is out of range.
     """
 
     trainer: Callable[..., pl.Trainer] | None = None
-    batch_size: int = 128
+    batch_size: int | Literal["auto"] = 128
     num_workers: int = 0
     limit: int | None = None
     seed: int = 0
     bootstrap: int = 100
     progress: bool = False
     store: str | None = None
+    cache: DataCache | None = None
+    resident: Literal["auto", "on", "off"] = "auto"
+    channels_last: bool = False
+    compile: bool | str = False
 
     def __post_init__(self) -> None:
         least = {"batch_size": 1, "num_workers": 0, "limit": 1, "seed": 0, "bootstrap": 0}
         for name, minimum in least.items():
             value = getattr(self, name)
-            if name == "limit" and value is None:
+            if (name, value) in (("limit", None), ("batch_size", "auto")):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-                raise ConfigError(f"{name}: expected an integer >= {minimum}, found {value!r}")
+                more = "; auto finds the fastest" if name == "batch_size" else ""
+                raise ConfigError(f"{name}: expected an integer >= {minimum}, found {value!r}{more}")
+        choices = {"resident": ("auto", "on", "off"), "channels_last": (True, False), "compile": (True, False, *_MODES)}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                found = getattr(self, name)
+                raise ConfigError(f"{name}: expected one of {', '.join(map(str, known))}; found {found!r}")
 
     @property
     def loggers(self) -> list[Logger]:
@@ -80,7 +109,9 @@ class Runner:
         """Whether this process is the one that writes and prints."""
         return bool(self._trainer.is_global_zero)
 
-    def run(self, name: str, task: Task, model: nn.Module, label: str = "model") -> TaskResult:
+    def run(
+        self, name: str, task: Task, model: nn.Module, label: str = "model", indices: np.ndarray | None = None
+    ) -> TaskResult:
         """Evaluate a model on one task.
 
         Args:
@@ -89,48 +120,40 @@ class Runner:
             model: Features or logits out. A task without a head of its own uses the one under its name in the model's
                 mapping `heads`, where the model has one.
             label: What the progress display calls the model.
+            indices: Which samples to evaluate, ascending; None: all, or `limit` of them.
 
         Raises:
             FusionEvalError: the data, the model's output or a metric is not what it should be.
         """
         if isinstance(model, MergedModel):
             model.adapt(task.model_key(name))
-        samples, head = prepare(name, task, model)
-        indices = select(len(samples), self.limit, self.seed)
-        processes = self._trainer.num_devices * self._trainer.num_nodes
-        if len(indices) < processes:
-            raise TaskError(f"{len(indices)} samples cannot be shared by {processes} processes")
+        kept, head = prepare(name, task, model, share=self.resident != "off")
+        samples = kept.thing
+        indices = select(len(samples), self.limit, self.seed) if indices is None else indices
+        if len(indices) < self._processes:
+            raise TaskError(f"{len(indices)} samples cannot be shared by {self._processes} processes")
         fingerprints = {
             "weights": fingerprint_weights(model),
             "head": "none" if head is None else fingerprint_weights(head),
-            "data": samples.fingerprint(),
+            "data": fingerprint_samples(kept, self._cache_directory("digests")),
         }
-        module = TaskModule(
-            name,
-            task,
-            model,
-            head,
-            samples,
-            indices,
-            self.batch_size,
-            self.num_workers,
-            keep_updates=self.bootstrap > 0,
-        )
-        key = process_key(
-            fingerprints, task, module, [part for part in (model, head) if part is not None], self._settings
-        )
+        metrics = task.build_metrics(samples)
+        parts = [part for part in (model, head) if part is not None]
+        key = process_key(fingerprints, task, metrics, indices, parts, self._settings)
         known = None if key is None else process_store.get(key)
         if known is not None:
             return known
         what = f"{label} on {name}"
-        run = partial(self._evaluate, what, task, module, fingerprints)
+        version = fingerprint_config(fingerprints["weights"], describe_architecture(model))
+        subject = Subject(model, head, version)
+        run = partial(self._evaluate, what, name, task, metrics, subject, samples, indices, fingerprints)
         store, depends_on = self._disk_store, None
         if store is not None:
             depends_on = dependencies(fingerprints, task, model, head, samples, indices, self._settings)
         if store is None or depends_on is None:
             result = run()
         else:
-            self._gather_ranks()
+            gather_ranks(self._trainer)
             result = store.get_or_run(depends_on, run, what, leads=self.is_global_zero)
         if key is not None:
             process_store.put(key, result)
@@ -141,24 +164,72 @@ class Runner:
         if self.is_global_zero:
             self._progress.done(result)
 
-    def _evaluate(self, what: str, task: Task, module: TaskModule, fingerprints: dict[str, str]) -> TaskResult:
+    def _evaluate(
+        self,
+        what: str,
+        name: str,
+        task: Task,
+        metrics: dict[str, Metric],
+        subject: Subject,
+        samples: Samples,
+        indices: np.ndarray,
+        fingerprints: dict[str, str],
+    ) -> TaskResult:
+        reader = self._open(name, task, samples, indices, fingerprints["data"])
+        feed = Feed(reader, self._size(task, subject), self.num_workers, self._device.type == "cuda")
+        placement = Placement(self.channels_last, self.compile)
+        module = TaskModule(
+            name, task, metrics, subject, samples, indices, feed, placement, keep_updates=self.bootstrap > 0
+        )
         self._progress.announce(what)
         try:
-            with _quiet():
+            with quiet():
                 return evaluate(self._trainer, task, module, fingerprints, self.bootstrap, self.seed)
         except BaseException:
             del self.__dict__["_trainer_and_loggers"]  # it stopped half-way; the next task gets a fresh one
             raise
 
-    def _gather_ranks(self) -> None:
-        """Connect the processes of a distributed run now, where someone else (torchrun, Slurm) has started them all.
+    def _open(self, name: str, task: Task, samples: Samples, indices: np.ndarray, fingerprint: str) -> Reader:
+        """What reads the samples, on all ranks or on none."""
+        reader, error = None, None
+        resident = self.resident if self._processes == 1 else "off"  # of several, each would hold all
+        try:
+            with self._progress.preparing(name, len(indices)) as advance:
+                access = Access(self.cache or DataCache("off"), resident, self._device, advance)
+                reader = access.open(task.data, samples, fingerprint, indices, lambda batch: task.check(batch, samples))
+        except Exception as raised:
+            error = raised
+        raise_together(error)
+        assert reader is not None
+        return reader
 
-        Lightning does it when the first task runs, but before that they must agree on what is known already.
-        """
-        strategy: Any = self._trainer.strategy
-        environment = getattr(strategy, "cluster_environment", None)
-        if environment is not None and not isinstance(environment, LightningEnvironment):
-            strategy.setup_environment()
+    def _size(self, task: Task, subject: Subject) -> BatchSize:
+        """The batch size of the model for this kind of task, as far as it is known."""
+        device = self._device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+        key = fingerprint_config(
+            describe_architecture(subject.backbone),
+            type(task).__qualname__,
+            [device.type, name, torch.get_num_threads()],
+            [str(self._trainer.precision), self.channels_last, self.compile],
+        )
+        asked = None if self.batch_size == "auto" else self.batch_size
+        directory = self._cache_directory("batch_sizes")
+        memory = None if directory is None else directory / f"{key}.json"
+        if (asked, key, memory) not in _sizes:
+            _sizes[asked, key, memory] = BatchSize(asked, device, memory)
+        return _sizes[asked, key, memory]
+
+    def _cache_directory(self, name: str) -> Path | None:
+        return None if self.cache is None or self.cache.mode != "disk" else self.cache.directory / name
+
+    @property
+    def _device(self) -> torch.device:
+        return self._trainer.strategy.root_device
+
+    @property
+    def _processes(self) -> int:
+        return self._trainer.num_devices * self._trainer.num_nodes
 
     @property
     def _trainer(self) -> pl.Trainer:
@@ -166,16 +237,7 @@ class Runner:
 
     @cached_property
     def _trainer_and_loggers(self) -> tuple[pl.Trainer, list[Logger]]:
-        with _quiet():
-            try:
-                made: Any = (self.trainer or _quiet_cpu_trainer)()
-            except Exception as error:  # Lightning raises many kinds: no such device, precision, strategy, ...
-                raise ConfigError(f"trainer: {error}") from error
-        if not isinstance(made, pl.Trainer):
-            raise ConfigError(f"trainer: made {type(made).__name__}, expected a lightning.pytorch.Trainer")
-        made.callbacks.append(self._progress)  # type: ignore[attr-defined]
-        loggers, made.loggers = list(made.loggers), []
-        return made, loggers
+        return make_trainer(self.trainer, self._progress)
 
     @cached_property
     def _disk_store(self) -> DiskStore | None:
@@ -191,32 +253,5 @@ class Runner:
     @property
     def _settings(self) -> dict[str, Any]:
         """What of the runner decides the numbers of a result."""
-        return {"precision": str(self._trainer.precision), "seed": self.seed, "bootstrap": self.bootstrap}
-
-
-def _quiet_cpu_trainer() -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning without its advice on training, which does not apply here."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PossibleUserWarning)
-            warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        settings = {"precision": str(self._trainer.precision), "seed": self.seed, "bootstrap": self.bootstrap}
+        return settings | ({"compile": self.compile} if self.compile else {})  # it is what one may want to compare

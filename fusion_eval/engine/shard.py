@@ -5,17 +5,13 @@ Lightning's own test sampler pads with repeated samples. Here rank `r` of `w` ta
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
 
-from fusion_eval.data import Samples, TensorSamples
+from fusion_eval.data import Samples
 
-__all__ = ["by_length", "interleave", "loader", "select"]
+__all__ = ["by_length", "interleave", "select"]
 
 
 def select(n: int, limit: int | None, seed: int) -> np.ndarray:
@@ -37,19 +33,13 @@ def by_length(samples: Samples, indices: np.ndarray) -> np.ndarray:
     into memory shows at once.
 
     Example:
+        >>> import torch
+        >>> from fusion_eval.data import TensorSamples
         >>> by_length(TensorSamples(torch.zeros(3, 2), torch.zeros(3)), np.array([0, 2]))
         array([0, 2])
     """
     lengths = samples.lengths()
     return indices if lengths is None else indices[np.argsort(-lengths[indices], kind="stable")]
-
-
-def loader(
-    samples: Samples, indices: np.ndarray, batch_size: int, num_workers: int, pin_memory: bool
-) -> DataLoader[Any]:
-    """A loader of `(inputs, targets)` batches in the order of `indices`."""
-    batches = _Batches(samples, indices, batch_size)
-    return DataLoader(batches, batch_size=None, num_workers=num_workers, pin_memory=pin_memory)
 
 
 def interleave(shards: Sequence[np.ndarray]) -> np.ndarray:
@@ -63,24 +53,3 @@ def interleave(shards: Sequence[np.ndarray]) -> np.ndarray:
     for rank, shard in enumerate(shards):
         whole[rank :: len(shards)] = shard
     return whole
-
-
-class _Batches(Dataset[Any]):
-    """A data set whose items are whole batches: samples in memory are gathered with one indexing operation."""
-
-    def __init__(self, samples: Samples, indices: np.ndarray, batch_size: int) -> None:
-        self._samples = samples
-        self._indices = indices
-        self._batch_size = batch_size
-
-    def __len__(self) -> int:
-        return math.ceil(len(self._indices) / self._batch_size)
-
-    def __getitem__(self, batch: int) -> Any:
-        if batch >= len(self):
-            raise IndexError(batch)
-        chosen = self._indices[batch * self._batch_size : (batch + 1) * self._batch_size]
-        if isinstance(self._samples, TensorSamples):
-            rows = torch.from_numpy(chosen)
-            return self._samples.inputs[rows], self._samples.targets[rows]
-        return self._samples.collate([self._samples[int(index)] for index in chosen])

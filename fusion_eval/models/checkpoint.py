@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fusion_eval.errors import CheckpointError
+from fusion_eval.models.gguf import read_gguf
 
 __all__ = ["load_state_dict"]
 
@@ -36,11 +37,12 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
             a `.safetensors` file;
             a `.pt`, `.pth`, `.bin` or Lightning `.ckpt` file, read with `weights_only=True`: a state dict, bare or
             under "state_dict", "model_state_dict", "model" or "module";
+            a `.gguf` file of a causal language model, read by transformers and dequantised to float32;
             a Hugging Face directory, with `model.safetensors` or `pytorch_model.bin`, in one file or in shards;
             `pkg://package.name/inner/path`, any of these inside an importable package.
 
     Returns:
-        Tensor names to tensors, with names, shapes and dtypes as stored.
+        Tensor names to tensors, with names, shapes and dtypes as stored, but for `.gguf`.
 
     Raises:
         CheckpointError: the checkpoint is missing, empty, damaged, incomplete, of an unknown form, or a pickle that
@@ -64,10 +66,12 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: no such file or directory")
     if path.suffix == ".safetensors":
         read = _read_safetensors
+    elif path.suffix == ".gguf":
+        read = read_gguf
     elif path.suffix in _PICKLED:
         read = _read_pickle
     else:
-        known = ", ".join((".safetensors", *_PICKLED))
+        known = ", ".join((".safetensors", ".gguf", *_PICKLED))
         raise CheckpointError(f"{path}: unknown kind of checkpoint {path.suffix!r}; known: {known}, or a directory")
     with path.open("rb") as file:
         start = file.read(32)

@@ -12,7 +12,7 @@ __all__ = ["local_path"]
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_WEIGHTS = ("*.safetensors", "*model*.bin")
 """In order of preference: a repository often has the same weights in several formats."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from fusion_eval.report.clusters import Groups
 from fusion_eval.report.optimism import best_of_many
 from fusion_eval.report.significance import holm, paired_difference
 
@@ -16,6 +17,7 @@ __all__ = ["against_the_best"]
 def against_the_best(
     scores: Sequence[Mapping[str, npt.NDArray[np.float64]]],
     weights: Mapping[str, float],
+    groups: Mapping[str, Groups] | None = None,
     *,
     higher_is_better: bool = True,
     resamples: int = 9999,
@@ -26,6 +28,7 @@ def against_the_best(
     Args:
         scores: Of every model, best first: task name to shape `(n,)`.
         weights: Task name to the weight of its mean score in the number that is sorted by.
+        groups: Task name to shape `(n,)`, for tasks of whose samples those with equal entries belong together.
         higher_is_better: Of that number.
         resamples: Of the tests.
         seed: Of the tests, and of the correction.
@@ -41,8 +44,10 @@ def against_the_best(
         (True, True)
     """
     best, *others = scores
-    p_values = [paired_difference(best, other, weights, resamples=resamples, seed=seed).p_value for other in others]
+    p_values = [
+        paired_difference(best, other, weights, groups, resamples=resamples, seed=seed).p_value for other in others
+    ]
     sign = 1.0 if higher_is_better else -1.0
     stacked = {task: sign * np.stack([model[task] for model in scores], axis=1).astype(np.float64) for task in weights}
     seen = sum(weight * float(stacked[task][:, 0].mean()) for task, weight in weights.items())
-    return holm(p_values), sign * min(0.0, best_of_many(stacked, weights, seed=seed) - seen)
+    return holm(p_values), sign * min(0.0, best_of_many(stacked, weights, groups, seed=seed) - seen)

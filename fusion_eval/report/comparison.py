@@ -25,7 +25,8 @@ class TaskComparison:
         first: Its value for the first run.
         second: Its value for the second run.
         difference: Second minus first.
-        test: "McNemar" (exact) where scores are right or wrong, else "bootstrap".
+        test: "McNemar" (exact) where scores are right or wrong, else "bootstrap"; "sign flips" where samples come in
+            groups.
         p_value: Of that test.
         adjusted: The p-value adjusted for the number of tasks (Holm).
         flips: From the first run to the second; None where scores are not right or wrong.
@@ -64,7 +65,8 @@ def compare(first: Run, second: Run, *, resamples: int = 9999, seed: int = 0) ->
     """Compare two runs from their per-sample files.
 
     A task with right and wrong answers is tested by the exact McNemar test, others and the mean by a paired bootstrap,
-    stratified by task. Intervals are of the bootstrap.
+    stratified by task. Intervals are of the bootstrap. Where samples come in groups, flipped signs of whole groups take
+    the place of both tests, and the bootstrap is one over groups.
 
     Args:
         first: What is compared with, for example the run in use so far.
@@ -84,14 +86,19 @@ def compare(first: Run, second: Run, *, resamples: int = 9999, seed: int = 0) ->
     if not scores:
         raise DataError(f"{first.directory} and {second.directory} have no task to compare: {'; '.join(left_out)}")
 
+    groups = {task: columns["group"] for task in scores if "group" in (columns := first.samples(task))}
     differences = {
-        task: paired_difference({task: after}, {task: before}, {task: 1.0}, resamples=resamples, seed=seed)
+        task: paired_difference({task: after}, {task: before}, {task: 1.0}, own, resamples=resamples, seed=seed)
         for task, (before, after) in scores.items()
+        for own in [{task: groups[task]} if task in groups else {}]
     }
     binary = {task: all(np.isin(values, (0.0, 1.0)).all() for values in pair) for task, pair in scores.items()}
     flips = {task: count_flips(*pair) for task, pair in scores.items() if binary[task]}
+    tests = {
+        task: "sign flips" if task in groups else "McNemar" if binary[task] else "bootstrap" for task in differences
+    }
     p_values = {
-        task: mcnemar_exact(flips[task].gained, flips[task].lost) if binary[task] else difference.p_value
+        task: mcnemar_exact(flips[task].gained, flips[task].lost) if tests[task] == "McNemar" else difference.p_value
         for task, difference in differences.items()
     }
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
@@ -103,7 +110,7 @@ def compare(first: Run, second: Run, *, resamples: int = 9999, seed: int = 0) ->
             first=float(before.mean()),
             second=float(after.mean()),
             difference=differences[task],
-            test="McNemar" if binary[task] else "bootstrap",
+            test=tests[task],
             p_value=p_values[task],
             adjusted=adjusted[task],
             flips=flips.get(task),
@@ -115,7 +122,7 @@ def compare(first: Run, second: Run, *, resamples: int = 9999, seed: int = 0) ->
         weights = dict.fromkeys(scores, 1 / len(scores))
         befores = {task: before for task, (before, _) in scores.items()}
         afters = {task: after for task, (_, after) in scores.items()}
-        mean = paired_difference(afters, befores, weights, resamples=resamples, seed=seed)
+        mean = paired_difference(afters, befores, weights, groups, resamples=resamples, seed=seed)
     return Comparison(tasks, mean, tuple(left_out))
 
 

@@ -40,10 +40,11 @@ def comparison_table(comparison: Comparison, labels: tuple[str, str], *, classes
     if comparison.mean is not None and len(comparison.tasks) > 1:
         rows.append(("mean", "", "", *_difference(comparison.mean), _p(comparison.mean.p_value), "", "", ""))
     tests = sorted({found.test for found in comparison.tasks.values()})
+    mean = "sign flips" if "sign flips" in tests else "paired bootstrap"
     return Group(
         Text(f"A: {labels[0]}\nB: {labels[1]}\nprimary metric: {', '.join(sorted(metrics))}"),
         _table(_HEADER, rows),
-        Text(f"p: {' or '.join(tests)} of a task, paired bootstrap of the mean; *: below 0.05 when adjusted (Holm)"),
+        Text(f"p: {' or '.join(tests)} of a task, {mean} of the mean; *: below 0.05 when adjusted (Holm)"),
         *_patterns(comparison),
         *(_classes(task, found.classes) for task, found in comparison.tasks.items() if classes and found.classes),
         *(Text(f"left out: {line}", style="yellow") for line in comparison.left_out),

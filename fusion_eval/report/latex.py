@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fusion_eval.report.leaderboard import Entry, Leaderboard, Measured
+from fusion_eval.report.intervals import Measured
+from fusion_eval.report.leaderboard import Entry, Leaderboard
 from fusion_eval.report.leaderboard_rows import notes
 
 __all__ = ["latex_table"]

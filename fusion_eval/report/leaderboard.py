@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,27 +13,24 @@ import numpy.typing as npt
 
 from fusion_eval.errors import ConfigError, DataError
 from fusion_eval.report.best import against_the_best
+from fusion_eval.report.clusters import Groups, count_units
 from fusion_eval.report.headline import choose_headline, more_is_better, shared_objective, task_weights
+from fusion_eval.report.intervals import Measured, measure
 from fusion_eval.report.runs import Run, label_runs
-from fusion_eval.report.significance import normal_interval, wilson_interval
 from fusion_eval.report.statistics import standard_error_of_mean
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Entry", "Leaderboard", "Measured", "leaderboard"]
-
-Scores = dict[str, npt.NDArray[np.float64]]
+__all__ = ["Entry", "Leaderboard", "leaderboard"]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A number with its standard error and the ends of its 95 % interval; None where unknown."""
+@dataclass(frozen=True, eq=False)
+class _Samples:
+    """What the samples of a run tell: task name to shape `(n,)`, a score each; of grouped ones also the group."""
 
-    value: float | None
-    standard_error: float | None = None
-    low: float | None = None
-    high: float | None = None
+    scores: dict[str, npt.NDArray[np.float64]]
+    groups: dict[str, Groups]
 
 
 @dataclass(frozen=True)
@@ -77,6 +74,7 @@ class Leaderboard:
         unranked: Runs and files that have no place, and why.
         warnings: What one must know before believing the order.
         corrected: What the best is expected to reach on other samples; None where not testable.
+        groups: Task name to the number of groups that the samples of the best run come in, where they do.
     """
 
     sort: str
@@ -88,6 +86,7 @@ class Leaderboard:
     unranked: tuple[str, ...]
     warnings: tuple[str, ...]
     corrected: float | None = None
+    groups: dict[str, int] = field(default_factory=dict)
 
 
 def leaderboard(
@@ -101,8 +100,9 @@ def leaderboard(
 ) -> Leaderboard:
     """Rank runs.
 
-    Runs on the same data are tested against the best of them: a paired bootstrap of the number that is sorted by, Holm
-    over the pairs. Where that number is no weighted sum of primary metrics, there is no test.
+    Runs on the same data are tested against the best of them: a paired bootstrap of the number that is sorted by (or
+    flipped signs of whole groups, where samples come in groups), Holm over the pairs. Where that number is no weighted
+    sum of primary metrics, there is no test.
 
     Args:
         runs: As `find_runs` returns them. Only complete ones are ranked.
@@ -132,13 +132,19 @@ def leaderboard(
         key=lambda run: (-sign * (run.value(key)[0] or 0.0), labels[id(run)], str(run.directory)),
     )
     best, weights, warnings = ranked[0], task_weights(key, ranked[0]), _warnings(ranked)
-    scores = [_scores(run, warnings) for run in ranked]
-    entries = [_entry(run, labels[id(run)], key, own) for run, own in zip(ranked, scores, strict=True)]
-    alike = [i for i, run in enumerate(ranked) if scores[i] is not None and _data(run) == _data(best)]
+    samples = [_samples(run, warnings) for run in ranked]
+    entries = [_entry(run, labels[id(run)], key, own) for run, own in zip(ranked, samples, strict=True)]
+    alike = [i for i, run in enumerate(ranked) if run.tasks == [*samples[i].scores] and _data(run) == _data(best)]
     corrected = None
     if weights is not None and len(alike) > 1 and alike[0] == 0:
-        tested = [own for i in alike if (own := scores[i]) is not None]
-        p_values, change = against_the_best(tested, weights, higher_is_better=higher, resamples=resamples, seed=seed)
+        p_values, change = against_the_best(
+            [samples[i].scores for i in alike],
+            weights,
+            samples[0].groups,
+            higher_is_better=higher,
+            resamples=resamples,
+            seed=seed,
+        )
         corrected = (best.value(key)[0] or 0.0) + change
         for i, p in zip(alike[1:], p_values, strict=True):
             entries[i] = replace(entries[i], p_value=p, tied=p >= 0.05)
@@ -155,6 +161,7 @@ def leaderboard(
         unranked=(*unranked, *unread),
         warnings=tuple(warnings),
         corrected=corrected,
+        groups={task: count_units(len(own), own) for task, own in samples[0].groups.items()},
     )
 
 
@@ -170,33 +177,29 @@ def _data(run: Run) -> dict[str, tuple[object, ...]]:
     return {task: run.data(task) for task in run.tasks}
 
 
-def _scores(run: Run, warnings: list[str], role: str = "") -> Scores | None:
-    """Per-sample scores on every task; None where one has none."""
-    try:
-        found = {task: run.scores(task, role) for task in run.tasks}
-    except DataError as error:
-        warnings.append(str(error))
-        return None
-    scores = {task: values for task, values in found.items() if values is not None}
-    return scores if scores.keys() == found.keys() else None
+def _samples(run: Run, warnings: list[str], role: str = "") -> _Samples:
+    """Of every task that has per-sample scores."""
+    found = _Samples({}, {})
+    for task in run.tasks:
+        try:
+            columns = run.samples(task, role)
+        except DataError as error:
+            warnings.append(str(error))
+            continue
+        if "score" in columns:
+            found.scores[task] = columns["score"].astype("float64")
+            if "group" in columns:
+                found.groups[task] = columns["group"]
+    return found
 
 
-def _entry(run: Run, label: str, key: str, scores: Scores | None) -> Entry:
+def _entry(run: Run, label: str, key: str, samples: _Samples) -> Entry:
     tasks = {}
     for task in run.tasks:
         value, error = run.value(f"{task}.{run.primary(task)}")
-        tasks[task] = measure(value, error, (scores or {}).get(task))
+        tasks[task] = measure(value, error, samples.scores.get(task), samples.groups.get(task))
     others = {name: measure(*run.value(name)) for name in run.names()}
     return Entry(label, run.directory, others[key], tasks, others, run.selected_on, tuple(run.splits))
-
-
-def measure(value: float | None, error: float | None, scores: npt.NDArray[np.float64] | None = None) -> Measured:
-    """Add an interval: that of Wilson for a share of right answers, else that of the normal distribution."""
-    if value is None:
-        return Measured(None)
-    if scores is not None and len(scores) and np.isin(scores, (0.0, 1.0)).all():
-        return Measured(value, error, *wilson_interval(value, len(scores)))
-    return Measured(value, error, *normal_interval(value, error)) if error is not None else Measured(value)
 
 
 def _references(run: Run, key: str, warnings: list[str]) -> tuple[Entry, ...]:
@@ -204,12 +207,13 @@ def _references(run: Run, key: str, warnings: list[str]) -> tuple[Entry, ...]:
     entries = []
     for role, label in (("base", "base"), ("experts", "experts, each on its own task")):
         found: Mapping[str, Mapping[str, float]] = run.document["references"][role]
-        scores = (_scores(run, warnings, role) if found else None) or {}
+        samples = _samples(run, warnings, role) if found else _Samples({}, {})
         tasks = {}
         for task in run.tasks:
             if task in found and (value := found[task].get(run.primary(task))) is not None:
-                error = standard_error_of_mean(scores[task]) if task in scores else None
-                tasks[task] = measure(value, error, scores.get(task))
+                scores, groups = samples.scores.get(task), samples.groups.get(task)
+                error = None if scores is None else standard_error_of_mean(scores, groups)
+                tasks[task] = measure(value, error, scores, groups)
         comparable = key == f"mean.{run.primary(run.tasks[0])}" and tasks.keys() == set(run.tasks)
         if tasks:
             entries.append(Entry(label, None, _mean(tasks.values()) if comparable else Measured(None), tasks, {}))

@@ -12,8 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fusion_eval.report.atomic import atomic_file
+from fusion_eval.report.intervals import Measured
 from fusion_eval.report.latex import latex_table
-from fusion_eval.report.leaderboard import Entry, Leaderboard, Measured
+from fusion_eval.report.leaderboard import Entry, Leaderboard
 from fusion_eval.report.leaderboard_rows import header, notes, rows
 
 __all__ = ["write_leaderboard"]

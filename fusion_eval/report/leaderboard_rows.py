@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fusion_eval.report.leaderboard import Leaderboard, Measured
+from fusion_eval.report.intervals import Measured
+from fusion_eval.report.leaderboard import Leaderboard
 
 __all__ = ["cell", "header", "notes", "rows"]
 
@@ -31,9 +32,13 @@ def notes(board: Leaderboard) -> list[str]:
     tested = sum(entry.p_value is not None for entry in board.entries)
     if tested:
         lines.append(
-            f"=: not significantly different from the best ({tied} of {tested}; paired bootstrap over samples,"
+            f"=: not significantly different from the best ({tied} of {tested};"
+            f" {'sign flips of groups' if board.groups else 'paired bootstrap over samples'},"
             " Holm-adjusted p >= 0.05)"
         )
+    if board.groups:
+        counted = ", ".join(f"{task} ({n} groups)" for task, n in board.groups.items())
+        lines.append(f"samples that are not independent share errors, and are tested together: {counted}")
     if board.corrected is not None and best.headline.value is not None:
         lines.append(
             f"the best of {tested + 1} on the same samples has {board.sort} {best.headline.value:.4f};"

@@ -13,7 +13,7 @@ For task arithmetic on CLIP ViT-B/32 (per-task accuracies of arXiv 2310.02575, t
 0.497: one run, four numbers.
 
 Their standard errors come from a bootstrap that resamples the samples within each task jointly for m, e and b, so what
-the three models have in common cancels.
+the three models have in common cancels; whole groups are resampled where samples come in groups.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fusion_eval.report.clusters import count_units
 from fusion_eval.report.record import References, TaskResult
 from fusion_eval.report.statistics import Estimate, paired_bootstrap_means, standard_deviation
 
@@ -80,22 +81,23 @@ def draw_scores(
 
     Returns:
         Task name to shape `(3, 1 + resamples)`. A model without a result is NaN; one without per-sample scores, or
-        measured on a single sample, is NaN but for the observed value.
+        measured on a single sample or group, is NaN but for the observed value.
     """
     generator = np.random.default_rng(seed)
     draws = {}
     for task, result in results.items():
         models = (result, references.experts.get(task), references.base.get(task))
+        groups = result.samples.get("group")
         draws[task] = np.full((3, 1 + resamples), np.nan)
         draws[task][:, 0] = [math.nan if model is None else model.score for model in models]
         scores = {
             row: model.scores
             for row, model in enumerate(models)
-            if model is not None and model.scores is not None and model.count > 1
+            if model is not None and model.scores is not None and count_units(model.count, groups) > 1
         }
         if scores:
             rows = np.stack(list(scores.values()), axis=1)
-            draws[task][list(scores), 1:] = paired_bootstrap_means(rows, resamples, generator).T
+            draws[task][list(scores), 1:] = paired_bootstrap_means(rows, resamples, generator, groups).T
     return draws
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -37,9 +38,7 @@ def provenance(config: dict[str, Any]) -> dict[str, Any]:
         >>> provenance({"seed": 0})["config"]
         {'seed': 0}
     """
-    package = Path(__file__).parents[1]
-    tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None  # a venv may lie in a checkout
-    package_root = _git(package, "rev-parse", "--show-toplevel") if tracked else None
+    package_root, package_checkout = _package()
     working_root = _git(Path(), "rev-parse", "--show-toplevel")
     return {
         "config": json.loads(json.dumps(config, default=str)),
@@ -50,11 +49,23 @@ def provenance(config: dict[str, Any]) -> dict[str, Any]:
             **{name: _version(name) for name in ("fusion-eval", *_DISTRIBUTIONS)},
         },
         "git": {
-            "fusion_eval": _checkout(package_root),
+            "fusion_eval": package_checkout,
             "working_directory": _checkout(None if working_root == package_root else working_root),
         },
         "hardware": {"platform": platform.platform(), "cpu": _cpu(), "cores": _cores(), "gpus": _gpus()},
     }
+
+
+@functools.cache
+def _package() -> tuple[str | None, dict[str, Any] | None]:
+    """Root and state of the checkout that this package is in, when it is first asked for.
+
+    What is edited or committed later is not what this process runs.
+    """
+    package = Path(__file__).parents[1]
+    tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None  # a venv may lie in a checkout
+    root = _git(package, "rev-parse", "--show-toplevel") if tracked else None
+    return root, _checkout(root)
 
 
 def _version(distribution: str) -> str | None:

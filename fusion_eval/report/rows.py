@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fusion_eval.report.clusters import count_units
 from fusion_eval.report.statistics import Estimate
 
 if TYPE_CHECKING:
     from fusion_eval.report.aggregates import Aggregates
-    from fusion_eval.report.record import References, Report
+    from fusion_eval.report.record import References, Report, TaskResult
 
 __all__ = ["AGGREGATE_HEADER", "TaskRow", "aggregate_rows", "failure_lines", "task_header", "task_rows"]
 
@@ -65,7 +66,7 @@ def task_rows(report: Report, references: References, aggregates: Aggregates) ->
         score = _text(Estimate(result.score, result.standard_errors.get(result.primary)))
         cells = (
             task,
-            f"{result.count:,}",
+            _count(result),
             score if common else f"{result.primary} {score}",
             _number(result.metrics.get("loss")),
             _number(None if expert is None else expert.metrics.get(result.primary)),
@@ -96,6 +97,11 @@ def aggregate_rows(report: Report, aggregates: Aggregates) -> list[tuple[str, st
             }[group]
             rows.append((f"{group}.{name}", _text(entry), of))
     return rows
+
+
+def _count(result: TaskResult) -> str:
+    groups = result.samples.get("group")
+    return f"{result.count:,}" + ("" if groups is None else f" in {count_units(result.count, groups):,} groups")
 
 
 def _common_primary(report: Report) -> str | None:

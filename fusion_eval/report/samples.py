@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["read_samples", "remove_samples", "samples_path", "write_samples"]
+__all__ = ["encode_samples", "read_samples", "remove_samples", "samples_path", "write_samples"]
 
 
 def samples_path(directory: Path, task: str, role: str = "") -> Path:
@@ -33,13 +33,27 @@ def samples_path(directory: Path, task: str, role: str = "") -> Path:
     return directory / "samples" / role / f"{quote(task, safe='')}.parquet"
 
 
-def write_samples(directory: Path, task: str, samples: Mapping[str, np.ndarray], role: str = "") -> Path:
-    """Write the samples of a task, compressed with zstd; equal samples give equal bytes.
+def encode_samples(samples: Mapping[str, np.ndarray]) -> bytes:
+    """Samples as a Parquet file, compressed with zstd; equal samples give equal bytes.
+
+    Args:
+        samples: Column name to array of shape `(n,)`.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    parquet = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table(dict(samples)), parquet, compression="zstd")
+    return bytes(parquet.getvalue())
+
+
+def write_samples(directory: Path, task: str, parquet: bytes, role: str = "") -> Path:
+    """Write the samples of a task.
 
     Args:
         directory: Of the run.
         task: Its name, of any characters.
-        samples: Column name to array of shape `(n,)`.
+        parquet: Of `encode_samples`.
         role: As for `samples_path`.
 
     Returns:
@@ -48,12 +62,9 @@ def write_samples(directory: Path, task: str, samples: Mapping[str, np.ndarray],
     Raises:
         FusionEvalError: The file cannot be written.
     """
-    import pyarrow
-    import pyarrow.parquet
-
     path = samples_path(directory, task, role)
     with atomic_file(path) as file:
-        pyarrow.parquet.write_table(pyarrow.table(dict(samples)), file, compression="zstd")
+        file.write(parquet)
     return path
 
 
@@ -64,7 +75,7 @@ def remove_samples(directory: Path) -> None:
 
 
 def read_samples(directory: Path, task: str, role: str = "") -> dict[str, np.ndarray]:
-    """Read what `write_samples` wrote, in its order and with its dtypes (strings as objects).
+    """Read what `encode_samples` made, in its order and with its dtypes (strings as objects).
 
     Raises:
         DataError: The file is missing or no Parquet file.

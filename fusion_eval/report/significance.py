@@ -1,18 +1,23 @@
-"""Is the difference between two models real? Paired tests, intervals, and the price of asking more than once."""
+"""Is the difference between two models real? Paired tests, and the price of asking more than once."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
+from fusion_eval.report.clusters import Groups, enlargement, unit_totals
 from fusion_eval.report.statistics import paired_bootstrap_means, standard_deviation
 
-__all__ = ["Difference", "holm", "mcnemar_exact", "normal_interval", "paired_difference", "wilson_interval"]
+__all__ = ["Difference", "holm", "mcnemar_exact", "paired_difference", "sign_flip_test"]
+
+_EXACT = 13
+"""Up to so many differences, all 2^k ways to flip their signs are gone through."""
+
+_CHUNK = 4_000_000
+"""Counts held in memory at once (int64: 32 MB)."""
 
 
 @dataclass(frozen=True)
@@ -32,35 +37,6 @@ class Difference:
     low: float
     high: float
     p_value: float
-
-
-def wilson_interval(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a proportion (Wilson 1927), which stays in [0, 1] and covers as it should near both ends.
-
-    Args:
-        share: Successes over `n`, in [0, 1].
-        n: Number of samples, at least one.
-        level: Coverage.
-
-    Example:
-        >>> [round(end, 4) for end in wilson_interval(0.9, 10)]
-        [0.5958, 0.9821]
-    """
-    z2 = NormalDist().inv_cdf(0.5 + level / 2) ** 2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def normal_interval(value: float, standard_error: float, level: float = 0.95) -> tuple[float, float]:
-    """Interval of an estimate whose error is close to normal: a mean over many samples.
-
-    Example:
-        >>> [round(end, 3) for end in normal_interval(0.5, 0.1)]
-        [0.304, 0.696]
-    """
-    half = NormalDist().inv_cdf(0.5 + level / 2) * standard_error
-    return value - half, value + half
 
 
 def mcnemar_exact(gained: int, lost: int) -> float:
@@ -85,6 +61,40 @@ def mcnemar_exact(gained: int, lost: int) -> float:
     return min(1.0, ways / 2 ** (n - 1)) if n else 1.0
 
 
+def sign_flip_test(differences: npt.ArrayLike, *, resamples: int = 9999, seed: int = 0) -> float:
+    """Two-sided test of whether two models are equally good, by the sums of each independent draw's differences.
+
+    If they are, each difference might as well have had the other sign (Fisher's randomisation test). Where draws are
+    single samples that are right or wrong this is the exact McNemar test; where they are groups of samples, it is what
+    that test becomes, for it asks nothing of how the samples of a group depend on each other.
+
+    Args:
+        differences: Shape `(units,)`, a number for each sample or group: its part of the difference of the models.
+        resamples: Number of random flips, where there are too many (over 13 differences) to go through all.
+        seed: Of the random flips.
+
+    Returns:
+        Share of the flips that are at least as far from zero as what was observed; of random ones, with that included.
+
+    Example:
+        >>> sign_flip_test([2, 1, 1, 0, -1]), mcnemar_exact(gained=4, lost=1), sign_flip_test([1, 1, 1, 1, -1])
+        (0.5, 0.375, 0.375)
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    values = values[values != 0]
+    observed = abs(float(values.sum())) - 1e-12 * max(1.0, float(np.abs(values).sum()))  # equal but for rounding
+    if len(values) <= _EXACT:
+        signs = 2 * (np.arange(2 ** len(values))[:, None] >> np.arange(len(values)) & 1) - 1
+        return float((np.abs(signs @ values) >= observed).mean())
+    generator = np.random.default_rng(seed)
+    sizes, counts = np.unique(np.abs(values), return_counts=True)
+    chunk, extreme = max(1, _CHUNK // len(sizes)), 0
+    for start in range(0, resamples, chunk):
+        positive = generator.binomial(counts, 0.5, size=(min(chunk, resamples - start), len(sizes)))
+        extreme += int((np.abs((2 * positive - counts) @ sizes) >= observed).sum())
+    return (1 + extreme) / (1 + resamples)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values for their number (Holm 1979): rejecting those below a level errs at all with that probability.
 
@@ -104,6 +114,7 @@ def paired_difference(
     first: Mapping[str, npt.NDArray[np.float64]],
     second: Mapping[str, npt.NDArray[np.float64]],
     weights: Mapping[str, float],
+    groups: Mapping[str, Groups] | None = None,
     *,
     resamples: int = 9999,
     seed: int = 0,
@@ -115,10 +126,14 @@ def paired_difference(
     observed one, the observed one included (Davison and Hinkley 1997, section 4.4); the interval is of percentiles. The
     spread of n samples is enlarged by the root of n / (n - 1), which the bootstrap lacks (Efron and Tibshirani 1993).
 
+    Where the samples of a task come in groups, whole groups are resampled, and the p-value is that of `sign_flip_test`
+    over groups: a bootstrap of few groups calls too many differences real.
+
     Args:
         first: Task name to scores of shape `(n,)`.
         second: The same tasks and samples, scored for the other model.
         weights: Task name to the weight of its mean score.
+        groups: Task name to shape `(n,)`, for tasks of whose samples those with equal entries belong together.
         resamples: Number of resamples; the smallest possible p-value is `1 / (resamples + 1)`.
         seed: Of the bootstrap.
 
@@ -132,14 +147,21 @@ def paired_difference(
         (0.5, 0.0001)
     """
     generator = np.random.default_rng(seed)
-    value, draws = 0.0, np.zeros(resamples)
+    groups = groups or {}
+    value, draws, parts = 0.0, np.zeros(resamples), []
     for task, weight in weights.items():
         difference = np.asarray(first[task], dtype=np.float64) - second[task]
         mean = float(difference.mean())
-        spread = paired_bootstrap_means(difference[:, None], resamples, generator)[:, 0] - mean
+        totals, _ = unit_totals(difference, groups.get(task))
+        spread = paired_bootstrap_means(difference[:, None], resamples, generator, groups.get(task))[:, 0] - mean
         value += weight * mean
-        draws += weight * (mean + spread * math.sqrt(len(difference) / max(1, len(difference) - 1)))
-    low, high = np.quantile(draws, [0.025, 0.975])
+        draws += weight * (mean + spread * enlargement(len(totals)))
+        parts.append(weight * totals / len(difference))
+    low, high = (float(end) for end in np.quantile(draws, [0.025, 0.975]))
+    error = standard_deviation(draws)
+    if groups:
+        p_value = sign_flip_test(np.concatenate(parts), resamples=resamples, seed=seed)
+        return Difference(value, error, low, high, p_value)
     margin = 1e-12 * max(1.0, abs(value))  # a resample equal to the observed difference must not miss it by rounding
     extreme = int((np.abs(draws - value) >= abs(value) - margin).sum())
-    return Difference(value, standard_deviation(draws), float(low), float(high), (1 + extreme) / (1 + resamples))
+    return Difference(value, error, low, high, (1 + extreme) / (1 + resamples))

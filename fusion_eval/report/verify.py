@@ -101,7 +101,8 @@ def _task_claims(run: Run) -> Iterator[Claim]:
             yield f"{task}.{metric}", said, found
         if scores is not None:
             said = run.document["standard_errors"][task].get(run.primary(task))
-            yield f"{task}.{run.primary(task)}: standard error", said, standard_error_of_mean(scores)
+            found = standard_error_of_mean(scores, columns.get("group"))
+            yield f"{task}.{run.primary(task)}: standard error", said, found
 
 
 def _metric_nodes(run: Run, task: str) -> Mapping[str, Mapping[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,8 +13,8 @@ from fusion_eval.report.aggregates import Aggregates
 from fusion_eval.report.atomic import atomic_file
 from fusion_eval.report.markdown import markdown_page
 from fusion_eval.report.record import References, Report, TaskFailure, TaskResult
-from fusion_eval.report.samples import remove_samples, write_samples
-from fusion_eval.report.seal import file_digest, seal
+from fusion_eval.report.samples import encode_samples, remove_samples, write_samples
+from fusion_eval.report.seal import seal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +23,9 @@ __all__ = ["SCHEMA_VERSION", "ReportWriter"]
 
 SCHEMA_VERSION = 1
 """Of report.json; grows when a reader of an older one would be misled."""
+
+_encoded: weakref.WeakKeyDictionary[TaskResult, bytes] = weakref.WeakKeyDictionary()
+"""Results to their samples as Parquet: the jobs of a sweep write the same base and experts."""
 
 
 class ReportWriter:
@@ -113,9 +118,12 @@ class ReportWriter:
     def _write_samples(self, task: str, result: TaskResult, role: str = "") -> None:
         """Write the columns of a result, with "score" (the mean of which is the primary metric) as one of them."""
         columns = result.samples if result.scores is None else {**result.samples, "score": result.scores}
-        if columns:
-            path = write_samples(self._directory, task, columns, role)
-            self._files[path.relative_to(self._directory).as_posix()] = file_digest(path)
+        if not columns:
+            return
+        if result not in _encoded:
+            _encoded[result] = encode_samples(columns)
+        path = write_samples(self._directory, task, _encoded[result], role)
+        self._files[path.relative_to(self._directory).as_posix()] = hashlib.sha256(_encoded[result]).hexdigest()
 
     def _write_json(
         self,

@@ -7,7 +7,8 @@
       - {name: second, dataset: {path: digits.npz}, dataset_type: arrays, metric: [accuracy, loss]}
 
 `dataset` and `metric` are the name of an option of the config groups `dataset` and `metrics`, or a mapping with
-`_target_`; a `dataset` without `_target_` holds the arguments of its `dataset_type`.
+`_target_`; a `dataset` without `_target_` holds the arguments of its `dataset_type`. The `type`s of FusionBench's first
+form are in `original_fusion_bench`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fusion_eval.config import compose_option
 from fusion_eval.errors import ConfigError, suggest
+from fusion_eval.taskpool.original_fields import check_keys, look_up, named_tasks, option, required_names
+from fusion_eval.taskpool.original_fusion_bench import clip_tasks, nyuv2_tasks
 
 __all__ = ["is_original_form", "to_hydra_form"]
-
-_TYPES = {"classification": "fusion_eval.tasks.Classification"}
 
 _DATASET_TYPES = {
     "arrays": "fusion_eval.data.Arrays",
@@ -50,36 +50,37 @@ def to_hydra_form(config: Mapping[str, Any], source: str = "") -> dict[str, Any]
         ConfigError: names the file, the field and what would be right.
     """
     where = source or "task pool"
-    _check_keys(config, _POOL_KEYS, where)
-    target = _lookup(_TYPES, config["type"], f"{where}: type")
-    entries = config["tasks"]
-    if not isinstance(entries, list) or not entries:
-        raise ConfigError(f"{where}: tasks: expected a list of mappings with {_names(_TASK_KEYS)}, found {entries!r}")
+    if config.get("type") is None:
+        raise ConfigError(f"{where}: 'type' is missing; required: {required_names(_POOL_KEYS)}")
+    tasks = look_up(_TYPES, config["type"], f"{where}: type")(config, where)
+    return {"_target_": "fusion_eval.taskpool.TaskPool", "tasks": tasks}
+
+
+def _classification_tasks(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    check_keys(config, _POOL_KEYS, where)
     tasks: dict[str, Any] = {}
-    for position, entry in enumerate(entries):
-        place = f"{where}: tasks[{position}]"
-        if not isinstance(entry, Mapping):
-            raise ConfigError(f"{place}: expected a mapping with {_names(_TASK_KEYS)}, found {entry!r}")
-        _check_keys(entry, _TASK_KEYS, place)
-        name = entry["name"]
-        if not isinstance(name, str) or not name:
-            raise ConfigError(f"{place}.name: expected a string, found {name!r}")
-        if name in tasks:
-            raise ConfigError(f"{place}.name: {name!r} names an earlier task too; every task needs a name of its own")
+    for name, (entry, place) in named_tasks(config, _TASK_KEYS, where).items():
         kind = entry.get("dataset_type", config.get("dataset_type"))
         tasks[name] = {
-            "_target_": target,
+            "_target_": "fusion_eval.tasks.Classification",
             "data": _data(entry["dataset"], kind, place),
             "metrics": _metrics(entry["metric"], place),
             "head": entry.get("head", entry["dataset"] if isinstance(entry["dataset"], str) else None),
         }
-    return {"_target_": "fusion_eval.taskpool.TaskPool", "tasks": tasks}
+    return tasks
+
+
+_TYPES = {
+    "classification": _classification_tasks,
+    "clip_vit_classification": clip_tasks,
+    "NYUv2TaskPool": nyuv2_tasks,
+}
 
 
 def _data(dataset: Any, kind: Any, where: str) -> dict[str, Any]:
-    target = None if kind is None else _lookup(_DATASET_TYPES, kind, f"{where}.dataset_type")
+    target = None if kind is None else look_up(_DATASET_TYPES, kind, f"{where}.dataset_type")
     if isinstance(dataset, str):
-        config = _option("dataset", dataset, f"{where}.dataset")
+        config = option("dataset", dataset, f"{where}.dataset")
         if target not in (None, config["_target_"]):
             raise ConfigError(f"{where}.dataset: {dataset!r} is a {config['_target_']}, not of dataset_type {kind!r}")
         return config
@@ -94,38 +95,12 @@ def _data(dataset: Any, kind: Any, where: str) -> dict[str, Any]:
 
 def _metrics(metric: Any, where: str) -> dict[str, Any]:
     if isinstance(metric, str):
-        return _option("metrics", metric, f"{where}.metric")
+        return option("metrics", metric, f"{where}.metric")
     if isinstance(metric, list) and metric and all(isinstance(name, str) for name in metric):
-        return {key: value for name in metric for key, value in _option("metrics", name, f"{where}.metric").items()}
+        return {key: value for name in metric for key, value in option("metrics", name, f"{where}.metric").items()}
     if isinstance(metric, Mapping) and "_target_" in metric:
         name = str(metric["_target_"]).rpartition(".")[2]
         return {name: {"_partial_": True, **metric}}
     raise ConfigError(
         f"{where}.metric: expected a name, a list of names or a mapping with `_target_`, found {metric!r}"
     )
-
-
-def _option(group: str, name: str, where: str) -> dict[str, Any]:
-    try:
-        return compose_option(group, name)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _lookup(known: Mapping[str, str], name: Any, where: str) -> str:
-    if not isinstance(name, str) or name not in known:
-        raise ConfigError(f"{where}: unknown type {name!r}{suggest(str(name), known)}")
-    return known[name]
-
-
-def _check_keys(mapping: Mapping[str, Any], keys: Mapping[str, bool], where: str) -> None:
-    for key in mapping:
-        if key not in keys:
-            raise ConfigError(f"{where}: unknown key {key!r}{suggest(str(key), keys)}")
-    for key, required in keys.items():
-        if required and mapping.get(key) is None:
-            raise ConfigError(f"{where}: {key!r} is missing; required: {_names(keys)}")
-
-
-def _names(keys: Mapping[str, bool]) -> str:
-    return ", ".join(key for key, required in keys.items() if required)

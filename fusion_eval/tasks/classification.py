@@ -65,7 +65,7 @@ class Classification(Task):
         """Logits, and what is kept of each sample."""
         inputs, targets = batch
         targets = targets.long()
-        logits = logits_of(forward(model, inputs), head).float()
+        logits = logits_of(forward(model, inputs), head, inputs).float()
         expected = (len(targets), self._count_classes(samples))
         if tuple(logits.shape) != expected:
             hint = "" if head else "; if these are features, the task needs a head"

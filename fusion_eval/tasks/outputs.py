@@ -29,14 +29,22 @@ def forward(model: nn.Module, inputs: Any) -> Any:
         raise TaskError(f"the model failed on {shapes}: {type(error).__name__}: {error}") from error
 
 
-def logits_of(output: Any, head: nn.Module | None) -> Tensor:
+def logits_of(output: Any, head: nn.Module | None, inputs: Any) -> Tensor:
     """The logits, shape `(n, c)`, in a model's output; with a head, what the head makes of the features in it.
+
+    Args:
+        output: What the model returned.
+        head: The head of the task, if any. One with a true `takes_output`, such as that of a `CheckpointHead`, finds
+            the features itself: it is called with `output` and `inputs`.
+        inputs: What the model was given.
 
     Raises:
         TaskError: if the output holds no logits (or, with a head, no features).
     """
     if head is None:
         return _matrix(_pick(output, ("logits",)), "logits")
+    if getattr(head, "takes_output", False):
+        return _matrix(head(output, inputs), "logits of the head")
     features = _matrix(_pick(output, _FEATURES), "features")
     width = getattr(head, "in_features", features.shape[1])
     if features.shape[1] != width:

@@ -30,7 +30,9 @@ def test_every_launcher_runs_a_sweep_with_a_failing_job(fusion_eval, tmp_path, l
     package, overrides = LAUNCHERS[launcher]
     need(package)
     sweep = ("model=ties", "model.density=0.2,7", "select_on=val", "hydra.sweep.dir=sweep")
-    fusion_eval("-m", *TINY, *sweep, f"hydra/launcher={launcher}", *overrides, ok=False)
+    done = fusion_eval("-m", *TINY, *sweep, f"hydra/launcher={launcher}", *overrides, ok=False)
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("sweep: 2 of 2 jobs done, 1 failed")]
+    assert line.endswith(" of job 0")
     reports = [json.loads((tmp_path / f"sweep/{job}/report.json").read_text()) for job in range(2)]
     assert [report["provenance"]["config"]["model"]["density"] for report in reports] == [0.2, 7]
     assert [report["status"] for report in reports] == ["complete", "failed"]

@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from fusion_eval.report.leaderboard import Leaderboard, Measured
+from fusion_eval.report.intervals import Measured
+from fusion_eval.report.leaderboard import Leaderboard
 from fusion_eval.report.leaderboard_rows import notes
 from fusion_eval.report.page.cells import column, losses
 from fusion_eval.report.page.changes import changed_samples, count_changed

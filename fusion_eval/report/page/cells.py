@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fusion_eval.report.leaderboard import Leaderboard, Measured
+from fusion_eval.report.intervals import Measured
+from fusion_eval.report.leaderboard import Leaderboard
 
 __all__ = ["Cell", "column", "losses"]
 

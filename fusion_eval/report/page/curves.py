@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from fusion_eval.report.leaderboard import Measured
+from fusion_eval.report.intervals import Measured
 from fusion_eval.report.page.svg import element, scale, ticks
 from fusion_eval.report.page.sweeps import Line, Panel
 

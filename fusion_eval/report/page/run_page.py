@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from fusion_eval.report.leaderboard import Measured, measure
+from fusion_eval.report.intervals import Measured, measure
 from fusion_eval.report.page.cells import Cell, column
 from fusion_eval.report.page.changes import changed_samples, count_changed
 from fusion_eval.report.page.facts import facts
@@ -57,10 +57,11 @@ def _row(run: Run, task: str, trio: Trio | None) -> list[Cell]:
     metric = run.primary(task)
     merged, error = run.value(f"{task}.{metric}")
     scores = dict(zip(("base", "experts", "merged"), trio.scores.T, strict=True)) if trio else {}
-    row = [measure(merged, error, scores.get("merged"))]
+    groups = trio.samples["merged"].get("group") if trio else None
+    row = [measure(merged, error, scores.get("merged"), groups)]
     for role in ("base", "experts"):
         value, own = reference_scores(run, role).get(task), scores.get(role)
-        row.append(Measured(value) if own is None else measure(value, standard_error_of_mean(own), own))
+        row.append(Measured(value) if own is None else measure(value, standard_error_of_mean(own, groups), own, groups))
     return column(row, ranked=0, lower=False)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fusion_eval.report.leaderboard import Leaderboard, Measured
+from fusion_eval.report.intervals import Measured
+from fusion_eval.report.leaderboard import Leaderboard
 from fusion_eval.report.page.settings import Settings, flatten
 from fusion_eval.report.runs import Run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +28,12 @@ class Trio:
     samples: dict[str, Columns]
     higher_is_better: bool = True
 
-    @property
+    @cached_property
     def scores(self) -> npt.NDArray[np.float64]:
         """Shape `(n, 3)`."""
         return np.stack([columns["score"].astype(np.float64) for columns in self.samples.values()], axis=1)
 
-    @property
+    @cached_property
     def binary(self) -> bool:
         """Whether every score is right or wrong."""
         return bool(np.isin(self.scores, (0.0, 1.0)).all())

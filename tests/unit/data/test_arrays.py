@@ -218,11 +218,53 @@ def test_inputs_that_are_no_numbers_are_refused(value, message):
 
 
 def test_inputs_that_are_numbers():
-    mapping = {"input_ids": torch.tensor([1, 2])}
-    assert AsInput()(mapping) is mapping
+    mapping = AsInput()({"input_ids": torch.tensor([1, 2]), "weights": [0.5, 1.0]})
+    assert torch.equal(mapping["input_ids"], torch.tensor([1, 2]))
+    assert torch.equal(mapping["weights"], torch.tensor([0.5, 1.0]))
+    with pytest.raises(DataError, match="the input is a str"):
+        AsInput()({"text": "a"})
     assert AsInput()(np.eye(2)).equal(torch.eye(2))
     assert AsInput()([1, 2]).equal(torch.tensor([1, 2]))
     assert AsInput()(torch.ones(1, dtype=torch.float64)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("target_type", "targets"),
+    [
+        ("number", np.array([0.5, -1.0, 2.0])),
+        ("number", np.array([1, 2, 3])),
+        ("vector", np.array([[0.5, 1.0]] * 3)),
+        ("labels", np.array([[True, False], [False, False], [True, True]])),
+    ],
+)
+def test_targets_that_are_numbers(tmp_path, target_type, targets):
+    np.savez(tmp_path / "a.npz", inputs=np.eye(3), targets=targets)
+    samples = Arrays(str(tmp_path / "a.npz"), target_type=target_type).load()
+    assert samples.targets.dtype == torch.float32
+    assert np.array_equal(samples.targets.numpy(), targets.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("target_type", "targets", "message"),
+    [
+        ("number", np.ones((3, 1)), r"targets of shape \(3, 1\); of target_type=number it is \(n,\)"),
+        ("vector", np.ones(3), r"it is \(n, k\)"),
+        ("number", np.array([0.0, np.nan, 1.0]), "row 1 has no target"),
+        ("vector", np.array([[0.0, 1.0], [2.0, 3.0], [1.0, 1e39]]), "row 2 has no target, or one that is not finite"),
+        ("labels", np.array([[0, 1], [0, 1], [0.5, 0]]), "0.5 in row 2; labels should be 0 or 1"),
+        ("labels", np.ones((3, 3)), "labels for 3 classes, but class_names has 2"),
+        ("number", np.array(["a", "b", "c"]), "it should be numbers"),
+    ],
+)
+def test_numbers_that_are_no_targets_are_refused(tmp_path, target_type, targets, message):
+    np.savez(tmp_path / "a.npz", inputs=np.eye(3), targets=targets)
+    with pytest.raises(DataError, match=message):
+        Arrays(str(tmp_path / "a.npz"), target_type=target_type, class_names=["a", "b"]).load()
+
+
+def test_a_target_type_that_does_not_exist_is_refused_at_construction():
+    with pytest.raises(ConfigError, match="target_type='labelz'; did you mean 'labels'"):
+        Arrays("a.npz", target_type="labelz")
 
 
 def test_suggest_lists_what_is_known():

@@ -149,7 +149,7 @@ def test_ambiguous_columns_are_listed(tmp_path):
         HuggingFace(str(tmp_path / "two"), target="fien").load()
     datasets.Dataset.from_dict({"text": ["a"], "y": [0]}).save_to_disk(tmp_path / "none")
     with pytest.raises(DataError, match=r"set input to one of the columns: text \(Value\), y \(Value\)"):
-        HuggingFace(str(tmp_path / "none")).load()
+        HuggingFace(str(tmp_path / "none"), target="y").load()
 
 
 @pytest.mark.parametrize(

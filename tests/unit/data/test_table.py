@@ -197,7 +197,7 @@ def test_garbage_parquet_and_missing_files(tmp_path):
 
 def test_a_feature_that_is_no_number_or_unknown(tmp_path):
     path = write(species(), tmp_path / "iris.csv")
-    with pytest.raises(DataError, match="feature column 'note' holds string; it should hold numbers"):
+    with pytest.raises(DataError, match="column 'note' holds string; it should hold numbers"):
         Table(path, target="species", features=["note"]).load()
     with pytest.raises(DataError, match=r"no column 'petal width'; did you mean 'petal width \(cm\)'"):
         Table(path, target="species", features=["petal width"]).load()
@@ -215,3 +215,46 @@ def test_arguments_are_checked_at_construction():
 def test_the_config_describes_the_defaults():
     config = {**compose_option("dataset", "table"), "path": "t.csv", "target": "y"}
     assert build(config) == Table("t.csv", target="y")
+
+
+@pytest.mark.parametrize(
+    ("target", "target_type", "expected"),
+    [
+        ("price", "number", [2.5, 3.0]),
+        (["price", "size"], "vector", [[2.5, 1.0], [3.0, 2.0]]),
+        (["wet", "warm"], "labels", [[1.0, 0.0], [1.0, 1.0]]),
+        (["price"], "vector", [[2.5], [3.0]]),
+    ],
+)
+def test_targets_that_are_numbers(tmp_path, target, target_type, expected):
+    frame = pd.DataFrame({"x": [7, 8], "price": [2.5, 3], "size": [1, 2], "wet": [True, True], "warm": [0, 1]})
+    path = write(frame, tmp_path / "t.parquet", index=False)
+    samples = Table(path, target=target, target_type=target_type, features=["x"]).load()
+    assert torch.equal(samples.targets, torch.tensor(expected))
+    assert samples.class_names == (("wet", "warm") if target_type == "labels" else None)
+    others = Table(path, target=target, target_type=target_type).load().inputs.shape[1]
+    assert others == 5 - (1 if isinstance(target, str) else len(target))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "y", "target_type": "float"}, "target_type='float'; Known: class"),
+        ({"target": ["y", "z"]}, r"target=\['y', 'z'\]; several columns go with target_type vector or labels"),
+        ({"target": ["y", "x"], "target_type": "vector", "features": ["x"]}, "the target 'x' is among the features"),
+    ],
+)
+def test_target_types_that_do_not_fit_are_refused_at_construction(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Table("t.csv", **options)
+
+
+def test_numbers_and_labels_that_are_none_are_named(tmp_path):
+    (tmp_path / "t.csv").write_text("x,y,z\n1,2.5,a\n2,,b\n")
+    for options, message in (
+        ({"target": "y", "target_type": "number"}, "column 'y', row 1 is missing"),
+        ({"target": "z", "target_type": "number"}, "column 'z' holds string; it should hold numbers"),
+        ({"target": ["x"], "target_type": "labels", "features": ["y"]}, "2 in row 1; labels should be 0 or 1"),
+    ):
+        with pytest.raises(DataError, match=message):
+            Table(str(tmp_path / "t.csv"), **options).load()

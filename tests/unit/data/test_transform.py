@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from fusion_eval.data import ImageTransform, TensorSamples
+from fusion_eval.data import ImageTransform, Samples, TensorSamples
 from fusion_eval.data.digest import digest_content
 from fusion_eval.data.transform import TransformedSamples, identify_transform
 from fusion_eval.errors import ConfigError, DataError
@@ -184,6 +184,69 @@ def test_transformed_samples():
     assert TransformedSamples(samples, double).fingerprint() == doubled.fingerprint()
 
 
+@dataclasses.dataclass(frozen=True)
+class Letters:
+    """Text to padded numbers; a second field that only decides where it reads from."""
+
+    where: str = "here"
+
+    def __call__(self, text):
+        return torch.tensor([ord(letter) for letter in text])
+
+    def length(self, text):
+        return len(text)
+
+    def collate(self, items):
+        rows, targets = zip(*items, strict=True)
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(targets)
+
+    def identity(self):
+        return "letters"
+
+
+class Texts(Samples):
+    texts = ("a", "abc", "ab")
+
+    def __init__(self):
+        self.reads = 0
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return self.texts[index], index
+
+    def fingerprint(self):
+        return "texts"
+
+
+def test_a_transform_may_collate_and_know_lengths():
+    texts = Texts()
+    samples = TransformedSamples(texts, Letters())
+    inputs, targets = samples.collate([samples[0], samples[1]])
+    assert inputs.tolist() == [[97, 0, 0], [97, 98, 99]]
+    assert targets.tolist() == [0, 1]
+    assert texts.reads == 2
+    assert samples.lengths().tolist() == samples.lengths().tolist() == [1, 3, 2]
+    assert texts.reads == 5  # measured once
+    assert pickle.loads(pickle.dumps(samples)).lengths().tolist() == [1, 3, 2]
+    assert samples.untransformed is texts
+
+
+def test_without_its_own_collate_and_length_those_of_the_samples_count():
+    samples = TransformedSamples(TransformedSamples(Texts(), Letters()), double)
+    assert samples.lengths().tolist() == [1, 3, 2]
+    assert samples.collate([samples[0], samples[1]])[0].tolist() == [[194, 0, 0], [194, 196, 198]]
+    assert TransformedSamples(TensorSamples(torch.ones(2), torch.zeros(2)), double).lengths() is None
+
+
+def test_a_transform_may_say_itself_what_it_is():
+    here, there = (TransformedSamples(Texts(), Letters(where)) for where in ("here", "there"))
+    assert here.fingerprint() == there.fingerprint()
+    assert identify_transform(Letters()).endswith("Letters letters")
+
+
 def test_an_error_of_the_transform_names_the_sample():
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     with pytest.raises(DataError, match=r"sample 1: .*\(3, 8, 8\)"):
@@ -247,7 +310,7 @@ def test_values_without_stable_content_are_refused(value):
 def test_fingerprints_are_equal_in_another_process():
     code = """
 import functools, torch
-from fusion_eval.data import ImageTransform, TensorSamples
+from fusion_eval.data import ImageTransform, Samples, TensorSamples
 from fusion_eval.data.transform import TransformedSamples
 samples = TensorSamples(torch.arange(6.).view(2, 3), torch.tensor([0, 1]))
 print(TransformedSamples(samples, functools.partial(torch.mul, other=2)).fingerprint())

@@ -56,7 +56,7 @@ def test_on_a_terminal_there_is_a_bar_that_goes_away(capsys, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     run(progress=True)
     shown = capsys.readouterr().err
-    assert "4/4" in shown  # batches
+    assert "30/30" in shown  # samples
     assert shown.rstrip().splitlines()[-1].count("30 samples") == 1
 
 

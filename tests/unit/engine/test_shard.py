@@ -1,30 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import default_collate
 
-from fusion_eval.data import Samples, TensorSamples
-from fusion_eval.engine.shard import interleave, loader, select
-
-TENSORS = TensorSamples(torch.randn(23, 4, generator=torch.Generator().manual_seed(0)), torch.arange(23) % 5)
-
-
-class Lazy(Samples):
-    """The same samples one by one, as a mapping of inputs."""
-
-    def __len__(self):
-        return len(TENSORS)
-
-    def __getitem__(self, index):
-        inputs, target = TENSORS[index]
-        return {"x": inputs, "twice": 2 * inputs}, int(target)
-
-    def fingerprint(self):
-        return "lazy"
+from fusion_eval.engine.shard import interleave, select
 
 
 @given(n=st.integers(1, 200), world=st.integers(1, 20), width=st.none() | st.integers(0, 3))
@@ -49,24 +29,3 @@ def test_a_selection_is_random_and_every_sample_as_likely():
     # 2000 draws at 1/5: mean 400, standard deviation 17.9; five of them on each side
     assert counts.min() > 310
     assert counts.max() < 490
-
-
-@settings(deadline=None, max_examples=30)
-@given(batch_size=st.integers(1, 30), rank=st.integers(0, 2))
-def test_a_loader_gives_each_chosen_sample_once_in_order(batch_size, rank):
-    mine = np.arange(23)[rank::3]
-    batches = list(loader(TENSORS, mine, batch_size, num_workers=0, pin_memory=False))
-    assert [len(targets) for _, targets in batches[:-1]] == [batch_size] * (len(batches) - 1)
-    assert torch.equal(torch.cat([inputs for inputs, _ in batches]), TENSORS.inputs[mine])
-    assert torch.equal(torch.cat([targets for _, targets in batches]), TENSORS.targets[mine])
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_samples_on_disk_are_collated_as_torch_does(num_workers):
-    indices = np.array([3, 1, 22, 22, 0])
-    batches = list(loader(Lazy(), indices, 3, num_workers, pin_memory=False))
-    expected = [default_collate([Lazy()[i] for i in part]) for part in ([3, 1, 22], [22, 0])]
-    for (inputs, targets), (expected_inputs, expected_targets) in zip(batches, expected, strict=True):
-        assert inputs.keys() == expected_inputs.keys()
-        assert all(torch.equal(inputs[key], expected_inputs[key]) for key in inputs)
-        assert torch.equal(targets, expected_targets)

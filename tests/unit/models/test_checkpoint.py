@@ -195,9 +195,11 @@ def test_truncated_files(tmp_path, weights, name):
 
 
 def test_files_of_another_kind(tmp_path):
-    (tmp_path / "model.gguf").write_text("GGUF")
-    with pytest.raises(CheckpointError, match=r"unknown kind of checkpoint '\.gguf'; known: \.safetensors, \.pt"):
-        load_state_dict(tmp_path / "model.gguf")
+    (tmp_path / "model.onnx").write_text("ONNX")
+    with pytest.raises(
+        CheckpointError, match=r"unknown kind of checkpoint '\.onnx'; known: \.safetensors, \.gguf, \.pt"
+    ):
+        load_state_dict(tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 
-from fusion_eval.report.leaderboard import Entry, Leaderboard, Measured
+from fusion_eval.report.intervals import Measured
+from fusion_eval.report.leaderboard import Entry, Leaderboard
 from fusion_eval.report.page.cells import column, losses
 from fusion_eval.report.page.changes import changed_samples, count_changed
 from fusion_eval.report.page.curves import curve, shared_range

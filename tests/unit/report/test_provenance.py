@@ -25,6 +25,15 @@ def git(directory, *arguments):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.fixture(autouse=True)
+def nothing_remembered():
+    """The checkout of the package is asked for once in a process."""
+    package = sys.modules["fusion_eval.report.provenance"]._package
+    package.cache_clear()
+    yield
+    package.cache_clear()
+
+
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     git(tmp_path, "init", "-q")
@@ -85,6 +94,9 @@ def test_the_checkout_of_the_package(tmp_path, monkeypatch):
         pytest.skip("this package is not in a checkout")
     state = provenance({})["git"]["fusion_eval"]
     assert state["commit"] == git(PACKAGE, "rev-parse", "HEAD")
+    monkeypatch.setenv("PATH", "")
+    assert provenance({})["git"]["fusion_eval"] == state  # as it was when this process started
+    monkeypatch.undo()
     monkeypatch.chdir(PACKAGE)
     assert provenance({})["git"]["working_directory"] is None
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_eval.errors import DataError, FusionEvalError
-from fusion_eval.report.samples import read_samples, samples_path, write_samples
+from fusion_eval.report.samples import encode_samples, read_samples, samples_path, write_samples
 
 SAMPLES = {
     "index": np.arange(5),
@@ -22,7 +22,7 @@ SAMPLES = {
 
 
 def test_what_is_written_is_read_back_in_order_with_its_types(tmp_path):
-    write_samples(tmp_path, "mnist", SAMPLES)
+    write_samples(tmp_path, "mnist", encode_samples(SAMPLES))
     read = read_samples(tmp_path, "mnist")
     assert list(read) == list(SAMPLES)
     for name, column in SAMPLES.items():
@@ -31,20 +31,21 @@ def test_what_is_written_is_read_back_in_order_with_its_types(tmp_path):
 
 
 def test_others_can_read_it(tmp_path):
-    table = pd.read_parquet(write_samples(tmp_path, "mnist", {**SAMPLES, "text": np.array(["ä", "", "c", "d", "e"])}))
+    parquet = encode_samples({**SAMPLES, "text": np.array(["ä", "", "c", "d", "e"])})
+    table = pd.read_parquet(write_samples(tmp_path, "mnist", parquet))
     assert list(table.text) == ["ä", "", "c", "d", "e"]
     pd.testing.assert_frame_equal(table.drop(columns="text"), pd.DataFrame(SAMPLES))
 
 
 def test_no_samples(tmp_path):
-    write_samples(tmp_path, "empty", {"index": np.empty(0, dtype=np.int64)})
+    write_samples(tmp_path, "empty", encode_samples({"index": np.empty(0, dtype=np.int64)}))
     assert read_samples(tmp_path, "empty")["index"].shape == (0,)
 
 
 def test_equal_samples_give_equal_bytes(tmp_path):
-    first = write_samples(tmp_path / "a", "mnist", SAMPLES).read_bytes()
-    assert first == write_samples(tmp_path / "b", "mnist", dict(SAMPLES)).read_bytes()
-    assert first != write_samples(tmp_path / "c", "mnist", {**SAMPLES, "index": np.arange(1, 6)}).read_bytes()
+    first = encode_samples(SAMPLES)
+    assert write_samples(tmp_path, "mnist", first).read_bytes() == first == encode_samples(dict(SAMPLES))
+    assert first != encode_samples({**SAMPLES, "index": np.arange(1, 6)})
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20))
@@ -58,14 +59,14 @@ def test_any_task_name_is_one_file_and_can_be_told_from_it(tmp_path_factory, tas
 
 @pytest.mark.parametrize("task", ["a/b", "../../etc/passwd", "..", ".", "a b", "50%", "a%2Fb", "ä", "C:\\x", "a\nb"])
 def test_awkward_task_names_stay_in_the_directory(tmp_path, task):
-    write_samples(tmp_path, task, SAMPLES)
+    write_samples(tmp_path, task, encode_samples(SAMPLES))
     assert [path.parent for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "samples"]
     np.testing.assert_array_equal(read_samples(tmp_path, task)["index"], SAMPLES["index"])
 
 
 def test_a_name_too_long_for_a_file_is_an_error_that_names_it(tmp_path):
     with pytest.raises(FusionEvalError, match=r"cannot write .*xxx\.parquet: File name too long"):
-        write_samples(tmp_path, "x" * 300, SAMPLES)
+        write_samples(tmp_path, "x" * 300, encode_samples(SAMPLES))
     assert list((tmp_path / "samples").iterdir()) == []
 
 

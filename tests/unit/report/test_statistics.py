@@ -8,9 +8,11 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.weightstats import DescrStatsW
 
 from fusion_eval.report import statistics
+from fusion_eval.report.clusters import resampled_indices
 from fusion_eval.report.statistics import bootstrap_standard_error, paired_bootstrap_means, standard_error_of_mean
 
 finite = st.floats(-1e6, 1e6)
@@ -89,3 +91,75 @@ def test_resampled_means_stay_within_the_scores(scores):
     assert means.shape == (20, scores.shape[1])
     assert (means >= scores.min(0) - 1e-12).all()
     assert (means <= scores.max(0) + 1e-12).all()
+
+
+@given(
+    hnp.arrays(np.float64, 40, elements=st.floats(-100, 100)),
+    hnp.arrays(np.int64, 40, elements=st.integers(0, 6)),
+)
+def test_a_clustered_standard_error_is_that_of_statsmodels(values, groups):
+    """Ordinary least squares on a constant, Liang and Zeger's covariance, with its correction for few groups."""
+    if len(np.unique(groups)) < 2:
+        assert standard_error_of_mean(values, groups) is None
+        return
+    fitted = OLS(values, np.ones(40)).fit(cov_type="cluster", cov_kwds={"groups": groups})
+    names = np.array([f"video {code}" for code in groups])
+    assert standard_error_of_mean(values, names) == pytest.approx(fitted.bse[0], rel=1e-6, abs=1e-9)
+
+
+@given(hnp.arrays(np.float64, st.integers(2, 50), elements=finite))
+def test_groups_of_one_sample_are_no_groups(values):
+    alone = np.random.default_rng(0).permutation(len(values))
+    assert standard_error_of_mean(values, alone) == pytest.approx(standard_error_of_mean(values), rel=1e-9, abs=1e-9)
+
+
+def test_a_sample_repeated_in_its_group_is_no_news():
+    values = np.random.default_rng(0).random(30)
+    once = standard_error_of_mean(values)
+    assert standard_error_of_mean(np.repeat(values, 7), np.repeat(np.arange(30), 7)) == pytest.approx(once)
+    assert standard_error_of_mean([1.0, np.nan, 0.0], np.array([0, 0, 1])) is None
+
+
+def test_a_cluster_bootstrap_has_the_error_of_the_formula_and_that_of_scipy():
+    generator = np.random.default_rng(4)
+    groups = np.repeat(np.arange(40), generator.integers(1, 12, size=40))
+    values = generator.normal(size=40)[groups] + generator.normal(size=len(groups))
+    statistics_of = {"mean": np.mean, "median": np.median}
+    found = {
+        name: bootstrap_standard_error(lambda i, f=f: float(f(values[i])), len(values), 2000, groups=groups)
+        for name, f in statistics_of.items()
+    }
+    assert found["mean"] == pytest.approx(standard_error_of_mean(values, groups), rel=0.06)
+    units = [values[groups == group] for group in range(40)]
+    oracle = scipy.stats.bootstrap(
+        (np.arange(40),),
+        lambda drawn: np.median(np.concatenate([units[unit] for unit in drawn])),
+        n_resamples=2000,
+        vectorized=False,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    )
+    assert found["median"] == pytest.approx(oracle.standard_error * np.sqrt(40 / 39), rel=0.08)
+    assert found["mean"] > 1.5 * scipy.stats.sem(values)
+
+
+def test_a_resample_of_groups_takes_them_whole():
+    groups = np.array(["b", "a", "b", "c", "a", "b"])
+    for indices in resampled_indices(6, groups, 50, np.random.default_rng(0)):
+        for name in "abc":
+            counts = {int((indices == index).sum()) for index in np.flatnonzero(groups == name)}
+            assert len(counts) == 1
+    assert bootstrap_standard_error(lambda indices: 1.0, 6, groups=np.zeros(6)) is None
+
+
+def test_clustered_paired_bootstrap_has_exactly_the_distribution_of_resampling_groups():
+    scores, groups = np.array([[1, 0], [1, 0], [0, 1], [1, 1]]), np.array([0, 1, 1, 2])
+    exact = [
+        tuple(np.concatenate([scores[groups == group] for group in drawn]).mean(0))
+        for drawn in itertools.product(range(3), repeat=3)
+    ]
+    outcomes, weights = np.unique(np.round(exact, 9), axis=0, return_counts=True)
+    drawn = paired_bootstrap_means(scores, 20_000, np.random.default_rng(0), groups)
+    counts = [np.isclose(drawn, outcome).all(1).sum() for outcome in outcomes]
+    assert sum(counts) == 20_000
+    assert scipy.stats.chisquare(counts, weights / weights.sum() * 20_000).pvalue > 1e-3

@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from fusion_eval.errors import DataError
 from fusion_eval.report.recompute import recompute
-from fusion_eval.report.samples import write_samples
+from fusion_eval.report.samples import encode_samples, write_samples
 from fusion_eval.report.seal import file_digest, open_sealed, seal
 from fusion_eval.report.verify import verify
 
@@ -86,7 +86,7 @@ def test_a_number_that_its_samples_do_not_bear_out_fails_even_if_sealed_again(ma
 def test_a_sample_counted_twice_fails(make_run):
     directory = make_run("run", 0.7)
     columns = {"index": np.zeros(400, int), "score": np.ones(400, bool)}
-    path = write_samples(directory, "mnist", columns)
+    path = write_samples(directory, "mnist", encode_samples(columns))
     reseal(directory, lambda document: document["samples"].update({"samples/mnist.parquet": file_digest(path)}))
     failed = " ".join(verify(directory).failed)
     assert "mnist: samples: the report says 400, its samples say 1" in failed

@@ -1,0 +1,221 @@
+"""A classifier of transformers in two parts: the backbone that is merged, and the head that stays with its task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fusion_eval.errors import CheckpointError, ConfigError, TaskError, suggest
+from fusion_eval.models.checkpoint import load_state_dict
+from fusion_eval.models.fit import fit_state_dict
+from fusion_eval.models.hub import local_path
+
+__all__ = ["Backbone", "CheckpointHead", "HeadOfCheckpoint"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Builds what the fine-tuned classifiers of one base share: their architecture without its last layers.
+
+    In its state dict the tensors have the names that `save_pretrained` gives them, without the prefix ("vit.",
+    "transformer.") that they have in a checkpoint of the whole classifier and that loading takes off. Of the checkpoint
+    only `config.json` is read. Any modality will do: the backbone takes what the classifier's own `forward` takes.
+
+    Attributes:
+        path: A directory with a `config.json`, or an id on the hub (`owner/name`, or `owner/name@revision`).
+        auto_class: The auto class of transformers whose backbone is meant: "AutoModelForImageClassification",
+            "AutoModelForSequenceClassification", ... Some models have parts that their classifiers lack (the pooler of
+            `ViTModel`); "AutoModel" takes the model with all of its parts.
+
+    Raises:
+        ConfigError: `auto_class` is none of transformers.
+
+    Example:
+        >>> Backbone("gpt2", "AutoModelForSequenceClassification").path
+        'gpt2'
+    """
+
+    path: str
+    auto_class: str
+
+    def __post_init__(self) -> None:
+        if not self.auto_class.startswith("AutoModel"):
+            raise ConfigError(
+                f"Backbone: auto_class={self.auto_class!r}; give one such as AutoModelForImageClassification"
+            )
+
+    def __call__(self) -> nn.Module:
+        """Build it, in float32, with random weights.
+
+        Returns:
+            What `transformers.AutoModel` would build, as a rule; it returns an output with `last_hidden_state`.
+
+        Raises:
+            CheckpointError: the config cannot be had, or transformers has no such model for it.
+            ConfigError: transformers has no such auto class.
+        """
+        transformers = _transformers()
+        auto = getattr(transformers, self.auto_class, None)
+        if auto is None:
+            known = [name for name in dir(transformers) if name.startswith("AutoModel")]
+            raise ConfigError(f"Backbone: auto_class: no {self.auto_class!r}{suggest(self.auto_class, known)}")
+        config = _read_config(self.path)
+        try:
+            model = auto.from_config(config, dtype=torch.float32)
+        except ValueError as error:  # the message lists a hundred known models
+            raise CheckpointError(
+                f"{self.path}: transformers has no {self.auto_class} for model_type {config.model_type!r}"
+            ) from error
+        return _with_stored_names(model.base_model)
+
+
+@dataclass(frozen=True)
+class CheckpointHead:
+    """The head of a fine-tuned classifier: all that its architecture has beyond the backbone.
+
+    Attributes:
+        path: A directory that `save_pretrained` wrote, or an id on the hub (`owner/name`, or `owner/name@revision`).
+
+    Example:
+        >>> CheckpointHead("nateraw/vit-base-beans")
+        CheckpointHead(path='nateraw/vit-base-beans')
+    """
+
+    path: str
+
+    def load(self) -> HeadOfCheckpoint:
+        """Build the head that `architectures` in `config.json` names, in float32, with the weights of the checkpoint.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be had or has no such head, or its weights do not fit.
+        """
+        transformers = _transformers()
+        config = _read_config(self.path)
+        names = config.architectures or ["nothing"]
+        cls = getattr(transformers, names[0], None)
+        if cls is None:
+            raise CheckpointError(f"{self.path}: config.json: architectures names {names[0]}, no class of transformers")
+        with torch.device("meta"):  # the backbone in it is thrown away
+            classifier = cls._from_config(config, dtype=torch.float32)
+        if classifier.base_model is classifier:
+            raise CheckpointError(
+                f"{self.path}: {names[0]} is a backbone without a head; a head is read from a fine-tuned classifier"
+            )
+        setattr(classifier, classifier.base_model_prefix, _Given())
+        stored = load_state_dict(local_path(self.path))
+        expected = classifier.state_dict()
+        prefix = f"{classifier.base_model_prefix}."
+        own = {name: tensor for name, tensor in stored.items() if not name.startswith(prefix)}
+        classifier.load_state_dict(fit_state_dict(own, expected, self.path), assign=True)
+        return HeadOfCheckpoint(classifier.float())
+
+
+class HeadOfCheckpoint(nn.Module):
+    """A classifier of transformers whose backbone has run elsewhere.
+
+    It pools what the backbone returned and computes the logits by the classifier's own `forward`, so it does exactly
+    what that architecture does. It therefore wants the backbone's whole output, and the inputs (GPT-2 looks for the
+    last token that is no padding).
+
+    Args:
+        classifier: A classifier with `_Given` in the place of its backbone.
+    """
+
+    takes_output = True
+    """It is called with what the model returned and with what the model was given, not with features alone."""
+
+    def __init__(self, classifier: Any) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, output: Any, inputs: Any) -> Tensor:
+        """The logits.
+
+        Args:
+            output: What the backbone returned.
+            inputs: What the backbone was given: a tensor, or a mapping of keyword arguments.
+
+        Returns:
+            Shape `(n, c)`.
+
+        Raises:
+            TaskError: the backbone's output is not what the classifier takes.
+        """
+        given = self.classifier.base_model
+        given.output = output
+        try:
+            done = self.classifier(**inputs) if isinstance(inputs, Mapping) else self.classifier(inputs)
+        except Exception as error:
+            name = type(self.classifier).__name__
+            raise TaskError(
+                f"the head of {name} failed on the model's output: {type(error).__name__}: {error}"
+            ) from error
+        finally:
+            given.output = None
+        logits: Tensor = done.logits
+        return logits
+
+
+class _Given(nn.Module):
+    """Stands in the place of a backbone, and returns what that has returned."""
+
+    output: Any = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.output
+
+
+def _with_stored_names(backbone: Any) -> nn.Module:
+    """Let the state dict have the names of files: transformers 5 has others in memory (ViT, DINOv2)."""
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # before version 5 they are the same
+        return backbone  # type: ignore[no-any-return]
+    held = backbone.state_dict()
+    stored = {id(tensor): name for name, tensor in revert_weight_conversion(backbone, dict(held)).items()}
+    if not all(id(tensor) in stored for tensor in held.values()):
+        name = type(backbone).__name__
+        raise CheckpointError(
+            f"{name}: transformers keeps its weights in another shape than files do, so it cannot be merged"
+        )
+    renamed = {name: stored[id(tensor)] for name, tensor in held.items() if stored[id(tensor)] != name}
+    if renamed:
+        # Registered in public, hooks would be numbered through the process, and equal models would not look equal.
+        backbone._state_dict_hooks["stored names"] = partial(_rename, renamed)
+        in_memory = {new: old for old, new in renamed.items()}
+        backbone._load_state_dict_pre_hooks["stored names"] = partial(_rename, in_memory, None)
+    return backbone  # type: ignore[no-any-return]
+
+
+def _rename(
+    names: dict[str, str], module: nn.Module | None, state_dict: dict[str, Any], prefix: str, *args: Any
+) -> None:
+    """Rename the tensors of a module in a state dict, in place and in their order."""
+    items = list(state_dict.items())
+    state_dict.clear()
+    for name, tensor in items:
+        own = name.removeprefix(prefix) if name.startswith(prefix) else None
+        state_dict[prefix + names[own] if own in names else name] = tensor
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise CheckpointError('models of transformers need an extra: pip install "fusion-eval[hf]"') from error
+    return transformers
+
+
+def _read_config(path: str) -> Any:
+    directory = local_path(path)
+    try:
+        config = _transformers().AutoConfig.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: config.json cannot be read: {error}") from error
+    config.name_or_path = ""  # where it lies does not decide what the model does
+    return config

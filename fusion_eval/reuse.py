@@ -1,0 +1,102 @@
+"""What the jobs of a sweep in one process have in common is built, and looked up, once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fusion_eval.config import build, to_config
+from fusion_eval.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fusion_eval.data.digest import Stamp
+    from fusion_eval.engine import Runner
+    from fusion_eval.models import ModelPool
+    from fusion_eval.report import References, Report
+    from fusion_eval.taskpool import TaskPool
+
+__all__ = ["build_once", "references_once"]
+
+_built: dict[str, tuple[str, Any]] = {}
+"""Place in the config to what stood there last, and what it described."""
+
+_references: dict[str, tuple[Stamp, References]] = {}
+
+
+def build_once(node: DictConfig, where: str) -> Any:
+    """What a config describes; where the job before had the same in this place, what was built for it.
+
+    Only for values, such as pools: nothing of one job may show in another.
+
+    Args:
+        node: With `_target_`.
+        where: Key of the node.
+
+    Raises:
+        ConfigError: See `build`.
+    """
+    text = OmegaConf.to_yaml(node, resolve=True) if not OmegaConf.missing_keys(node) else None
+    if text is None:
+        return build(node, where)
+    if _built.get(where, ("",))[0] != text:
+        _built[where] = text, build(node, where)
+    return _built[where][1]
+
+
+def references_once(pool: TaskPool, models: ModelPool, runner: Runner, report: Report) -> References:
+    """Base and experts on the tasks of a report; where the job before had the same ones, its results.
+
+    They are the same if pools and runner are described by the same config, the files of the checkpoints are unchanged,
+    and the data is what it was. References that failed are tried again.
+
+    Args:
+        pool: The tasks.
+        models: Base and experts.
+        runner: As for `evaluate_references`.
+        report: Of the merged model: which tasks, and which data.
+    """
+    from fusion_eval.data.digest import stamp
+    from fusion_eval.taskpool import evaluate_references
+
+    data = {name: result.fingerprints.get("data") for name, result in report.results.items()}
+    try:
+        described = [to_config(value) for value in (pool, models, runner, data)]
+        before = stamp(_files(models, described[1]))
+    except (ConfigError, OSError):  # a lambda, a logger; a checkpoint that is missing, or on a hub
+        return evaluate_references(pool, models, runner, tasks=report)
+    key = json.dumps(described, sort_keys=True)
+    if key not in _references or _references[key][0] != before:
+        found = evaluate_references(pool, models, runner, tasks=report)
+        if found.failures:
+            return found
+        _references.clear()
+        _references[key] = before, found
+    return _references[key][1]
+
+
+def _files(models: ModelPool, config: Any) -> list[Path]:
+    """Of all checkpoints, and whatever else the config of the pool names."""
+    checkpoints = [_path(text) for text in (models.base, *models.experts.values())]
+    return [*checkpoints, *(path for text in _strings(config) if (path := _path(text)).exists())]
+
+
+def _path(text: str) -> Path:
+    if not text.startswith("pkg://"):
+        return Path(text).expanduser()
+    package, _, inner = text.removeprefix("pkg://").partition("/")
+    try:
+        return Path(str(resources.files(package) / inner))
+    except (ImportError, ValueError, TypeError):
+        return Path(text)
+
+
+def _strings(config: Any) -> Iterator[str]:
+    if isinstance(config, str):
+        yield config
+    for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        yield from _strings(value)

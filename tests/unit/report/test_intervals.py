@@ -1,0 +1,94 @@
+"""Intervals against SciPy and statsmodels, and by simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
+
+from fusion_eval.report.intervals import measure, normal_interval, wilson_interval
+from fusion_eval.report.statistics import standard_error_of_mean
+
+
+@given(n=st.integers(1, 5000), share=st.floats(0, 1), level=st.sampled_from([0.8, 0.95, 0.99]))
+@settings(max_examples=100, deadline=None)
+def test_wilson_is_that_of_statsmodels(n, share, level):
+    right = round(share * n)
+    expected = proportion_confint(right, n, alpha=1 - level, method="wilson")
+    assert wilson_interval(right / n, n, level) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_normal_interval_is_that_of_scipy():
+    assert normal_interval(0.3, 0.02) == pytest.approx(stats.norm.interval(0.95, 0.3, 0.02))
+
+
+def test_students_quantiles_are_those_of_scipy():
+    assert normal_interval(0.3, 0.02, freedom=7) == pytest.approx(stats.t.interval(0.95, 7, 0.3, 0.02))
+    wide, narrow = wilson_interval(0.3, 50, freedom=4), wilson_interval(0.3, 50, freedom=10**6)
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+    assert narrow == pytest.approx(wilson_interval(0.3, 50), abs=1e-5)
+
+
+def test_what_has_no_value_or_no_error_has_no_interval():
+    assert measure(None, 0.1).low is None
+    assert measure(0.3, None).low is None
+    assert measure(0.3, None, np.array([0.1, 0.5])).low is None
+    one_group = np.zeros(10, int)
+    assert measure(0.5, None, np.repeat([0.0, 1.0], 5), one_group).low is None
+
+
+def test_a_share_of_groups_is_no_more_certain_than_of_samples():
+    right = np.repeat([1.0, 0.0, 1.0, 1.0], 25)
+    groups = np.repeat(list("abcd"), 25)
+    clustered = measure(0.75, standard_error_of_mean(right, groups), right, groups)
+    independent = measure(0.75, standard_error_of_mean(right), right)
+    assert clustered.low < independent.low < independent.high < clustered.high
+    perfect = measure(1.0, standard_error_of_mean(np.ones(100), groups), np.ones(100), groups)
+    assert perfect.high == 1.0
+    assert perfect.low == pytest.approx(wilson_interval(1.0, 4, freedom=3)[0])  # four draws, not a hundred
+
+
+def clustered_shares(generator, groups, share, correlation):
+    """0/1 scores in groups of 1 to 19, whose success rates are of a beta distribution: beta-binomial."""
+    codes = np.repeat(np.arange(groups), generator.integers(1, 20, size=groups))
+    scale = 1 / correlation - 1
+    return (generator.random(len(codes)) < generator.beta(share * scale, (1 - share) * scale, groups)[codes]), codes
+
+
+@pytest.mark.parametrize(("share", "least"), [(0.6, 0.93), (0.9, 0.89)])
+def test_clustered_intervals_cover_where_those_of_independent_samples_do_not(share, least):
+    """1000 studies of 40 groups with correlation 0.3: nominal 95 %, less where few failures decide (see the paper)."""
+    generator = np.random.default_rng(1)
+    covered = naive = 0
+    for _ in range(1000):
+        right, groups = clustered_shares(generator, 40, share, 0.3)
+        scores = right.astype(float)
+        found = measure(scores.mean(), standard_error_of_mean(scores, groups), scores, groups)
+        wrong = measure(scores.mean(), standard_error_of_mean(scores), scores)
+        covered += found.low <= share <= found.high
+        naive += wrong.low <= share <= wrong.high
+    assert least < covered / 1000 < 0.98
+    assert naive / 1000 < 0.75
+
+
+def test_intervals_of_clustered_means_cover():
+    """Groups of 12 share half of their variance: nominal 95 %; of 1000 studies, within 2.3 points of it in 99.9 %."""
+    generator = np.random.default_rng(2)
+    groups, covered = np.repeat(np.arange(12), 12), 0
+    for _ in range(1000):
+        losses = 2 + generator.normal(size=12)[groups] + generator.normal(size=len(groups))
+        found = measure(losses.mean(), standard_error_of_mean(losses, groups), losses, groups)
+        covered += found.low <= 2 <= found.high
+    assert 0.927 < covered / 1000 < 0.973
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.97])
+def test_intervals_of_independent_samples_cover(share):
+    """Wilson's is known to cover 95 % on average over shares, 92 to 98 % at any one."""
+    generator = np.random.default_rng(3)
+    right = generator.binomial(200, share, size=2000) / 200
+    ends = np.array([wilson_interval(value, 200) for value in right])
+    assert 0.92 < ((ends[:, 0] <= share) & (share <= ends[:, 1])).mean() < 0.98
