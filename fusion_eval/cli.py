@@ -49,6 +49,8 @@ def _job(cfg: DictConfig) -> float | None:
             return run_or_record(evaluate, on_selection_split(cfg), directory)
         if cfg.select_on is not None:
             raise ConfigError(f"select_on={cfg.select_on} chooses among the jobs of a sweep: add -m, or say split=...")
+        if cfg.racing.get("_target_") is not None:
+            raise ConfigError("racing=on compares the jobs of a sweep: add -m, or leave racing off")
         return evaluate(cfg, directory)
     except FusionEvalError as error:
         raise CompactHydraException(f"fusion-eval: error: {error}") from error

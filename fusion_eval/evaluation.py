@@ -47,13 +47,28 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
     first = runner.is_global_zero
     model = models.merge(method, cfg.save_merged if first else None, progress=cfg.progress and first)
 
-    from fusion_eval.report import References, ReportWriter, TaskFailure, aggregate, objective, print_report, provenance
+    from fusion_eval.report import (
+        Aggregates,
+        References,
+        ReportWriter,
+        TaskFailure,
+        aggregate,
+        objective,
+        print_report,
+        provenance,
+    )
+    from fusion_eval.report.race_line import race_result
 
     if not first:
         with suppress(FusionEvalError):  # rank 0 raises the same one, and reports it
             _run(cfg, pool, models, model, runner, lambda name, outcome: None)
         return None
-    writer = ReportWriter(directory, provenance(recorded(cfg)), cfg.selected_on, model.record)
+    race = _race(cfg, directory, pool, model, runner)
+    writer = ReportWriter(directory, provenance(recorded(cfg)), cfg.selected_on, model.record, race)
+    if race is not None and race["dropped"]:
+        writer.finish(References(), Aggregates(), warnings, "dropped")
+        print(f"dropped: {race_result(race)}")
+        return float(race["estimate"])
     references, stopped = References(), None
     try:
         references = _run(cfg, pool, models, model, runner, writer.add)
@@ -127,6 +142,26 @@ def _run(
     for name, metrics in report.items():
         add(name, TaskResult(metrics, {}, primary=next(iter(metrics)), count=0, seconds=0.0))
     return References()
+
+
+def _race(cfg: DictConfig, directory: Path, pool: Any, model: Any, runner: Any) -> dict[str, Any] | None:
+    """Race the merge against the best one of the sweep so far: how it ended, None without a race."""
+    if cfg.racing.get("_target_") is None:
+        return None
+
+    from fusion_eval.racing import find_opponent
+    from fusion_eval.taskpool import TaskPool
+
+    if not isinstance(pool, TaskPool):
+        raise ConfigError(f"racing=on: {type(pool).__name__} has no tasks with samples to race on")
+    if cfg.objective is not None and not str(cfg.objective).startswith("mean."):
+        raise ConfigError(f"racing=on compares means over tasks, so it cannot be had with objective={cfg.objective}")
+    racing = build(cfg.racing, "racing")
+    opponent = find_opponent(directory, recorded(cfg))
+    if opponent is None or set(opponent.scores) != set(pool.tasks):
+        return None
+    verdict = racing.run(pool.tasks, model, runner, opponent.scores)
+    return {"against": opponent.name, "estimate": opponent.mean + verdict.behind, **verdict.as_dict()}
 
 
 def _check_choices(cfg: DictConfig) -> None:

@@ -87,7 +87,7 @@ def write_and_print_leaderboard(
     paths = [*write_leaderboard(board, output), write_leaderboard_page(board, runs, output)]
     print_leaderboard(board)
     print(*paths, sep="\n")
-    return [run for run in runs if run.status != "complete"]
+    return [run for run in runs if run.status not in ("complete", "dropped")]
 
 
 def _leaderboard(options: argparse.Namespace) -> None:

@@ -40,9 +40,9 @@ def build_once(node: DictConfig, where: str) -> Any:
     Raises:
         ConfigError: See `build`.
     """
-    text = OmegaConf.to_yaml(node, resolve=True) if not OmegaConf.missing_keys(node) else None
-    if text is None:
+    if OmegaConf.missing_keys(node):
         return build(node, where)
+    text = json.dumps(OmegaConf.to_container(node, resolve=True), default=repr)
     if _built.get(where, ("",))[0] != text:
         _built[where] = text, build(node, where)
     return _built[where][1]

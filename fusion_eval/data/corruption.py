@@ -84,20 +84,13 @@ class Corruption:
         corrupted = fromarray(KINDS[self.kind](pixels, parameter, self._random(pixels)))
         return corrupted if self.transform is None else self.transform(corrupted)
 
-    @property
-    def pixels(self) -> Corruption:
-        """The corruption and then `pixels` of what comes next, where that has such a method, as `ImageTransform` has.
+    def split(self) -> tuple[Callable[[Any], Tensor], Callable[[Tensor], Tensor]] | None:
+        """The corruption with the first half of what comes next, and the second half: see `ImageTransform.split`.
 
-        Corrupted images are then prepared once, and kept as bytes: see `TransformedSamples.split`.
+        Corrupted images are then prepared once, and kept as bytes.
         """
-        following: Any = self.transform
-        return replace(self, transform=following.pixels)
-
-    @property
-    def normalise(self) -> Callable[[Tensor], Tensor]:
-        """`normalise` of what comes next."""
-        following: Any = self.transform
-        return following.normalise  # type: ignore[no-any-return]
+        halves = getattr(self.transform, "split", lambda: None)()
+        return None if halves is None else (replace(self, transform=halves[0]), halves[1])
 
     def identity(self) -> str:
         """What this and the next transform do."""

@@ -44,6 +44,19 @@ class Column:
             raise DataError(f"{self._where}: row {index} has no value in column {self._name!r}")
         return value
 
+    def files(self) -> set[Path]:
+        """The Arrow files that hold the column, and the images that lie beside them."""
+        import datasets
+
+        files = {Path(file["filename"]) for file in self._values.cache_files}
+        if not files or not isinstance(self._values.features[self._name], datasets.Image):
+            return files
+        outside = [
+            chunk.filter(chunk.field("bytes").is_null()).field("path").drop_null().to_pylist()
+            for chunk in self._values.data.column(self._name).chunks  # mapped, not read
+        ]
+        return files | {Path(path) for paths in outside for path in paths}
+
     def encoded(self) -> Iterator[Any]:
         """The values as they are stored: the bytes of an image file, numbers and text."""
         import datasets
@@ -110,6 +123,14 @@ class Rows(Samples):
         targets = self._targets.encoded() if isinstance(self._targets, Column) else self._targets
         grouping = [] if self.groups is None else [self.groups.tolist()]
         return digest_content(chain(zip(self._encoded_inputs(), targets, strict=True), grouping))
+
+    def files(self) -> Sequence[Path]:
+        """Of all columns; empty if one is in memory."""
+        columns = [self._inputs] if isinstance(self._inputs, Column) else list(self._inputs.values())
+        if isinstance(self._targets, Column):
+            columns.append(self._targets)
+        found = [column.files() for column in columns]
+        return sorted(set().union(*found)) if all(found) else ()
 
     def _encoded_inputs(self) -> Iterator[Any]:
         if isinstance(self._inputs, Column):

@@ -5,16 +5,20 @@ from __future__ import annotations
 import functools
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from fusion_eval.data.transform import as_rgb
+from fusion_eval.data.transform import as_rgb, normalise_pixels
 from fusion_eval.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from PIL.Image import Image
 
 __all__ = ["CheckpointProcessor"]
@@ -69,6 +73,43 @@ class CheckpointProcessor:
             raise DataError(f"{self.path}: {type(processor).__name__} refuses the image: {error}") from error
         values = {name: value[0] for name, value in processed.items()}
         return values["pixel_values"] if values.keys() == {"pixel_values"} else values
+
+    def split(self) -> tuple[Callable[[Any], Tensor], Callable[[Tensor], Tensor]] | None:
+        """The two halves of a call, as `ImageTransform.split`, where the processor ends with rescale and normalise.
+
+        Returns:
+            None if that is not all there is to it, as a trial on two images shows.
+        """
+        processor = _load(self.path, self.revision)
+        steps = ("do_rescale", "do_normalize")
+        if not all(getattr(processor, step, False) for step in steps) or getattr(processor, "do_pad", False):
+            return None
+        normalise = partial(normalise_pixels, mean=list(processor.image_mean), std=list(processor.image_std))
+        for height, width in ((90, 120), (301, 203)):
+            image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+            expected, pixels = self(image), self.pixels(image)
+            if (
+                isinstance(expected, dict)
+                or pixels.dtype != torch.uint8
+                or not torch.equal(normalise(pixels), expected)
+            ):
+                return None
+        return self.pixels, normalise
+
+    def pixels(self, image: Image | np.ndarray | Tensor) -> Tensor:
+        """Process one image but for rescale and normalise.
+
+        Args:
+            image: As for a call.
+
+        Returns:
+            uint8 of shape `(3, height, width)`, if `split` returns it.
+        """
+        processed = _load(self.path, self.revision)(
+            as_rgb(image), return_tensors="pt", do_rescale=False, do_normalize=False
+        )
+        pixels: Tensor = processed["pixel_values"][0]
+        return pixels
 
     def identity(self) -> str:
         """What the processor does, wherever its file lies and whatever keys it leaves to their defaults."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset, default_collate
 
 from fusion_eval.data.digest import digest_content
 
-__all__ = ["DataSource", "Samples", "TensorSamples"]
+__all__ = ["DataSource", "FromFiles", "Samples", "TensorSamples"]
 
 
 class DataSource(ABC):
@@ -63,6 +64,17 @@ class Samples(Dataset[tuple[Any, Any]], ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """A hexadecimal digest of the content (inputs, targets, their order, preprocessing), equal on every machine."""
+
+
+@runtime_checkable
+class FromFiles(Protocol):
+    """Samples that know which files they read, beside those that their source names: what is known of the content of
+    these files need not be found out again as long as they do not change.
+    """
+
+    def files(self) -> Sequence[Path]:
+        """The files and directories; empty: unknown."""
+        ...
 
 
 class TensorSamples(Samples):

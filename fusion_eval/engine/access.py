@@ -80,7 +80,7 @@ class Access:
         store = self._store(data, stored, fingerprint, indices)
         if store is None:
             return ItemReader(samples)
-        reader = StoreReader(samples, store, indices, normalise if store.stacks else None, pin)
+        reader = StoreReader(samples, store, indices, normalise, pin)
         if normalise is None or not store.stacks:
             return reader
         return self._resident(reader, store.whole(), indices, fingerprint, check)

@@ -59,7 +59,15 @@ def code_versions(*values: Any) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for value in values:
-        _add(_module_of(value), found)
+        found |= _versions(_module_of(value))
+    return found
+
+
+@functools.cache
+def _versions(module: ModuleType) -> dict[str, str]:
+    """Of a module and what it takes names from, as they were when it was first asked for."""
+    found: dict[str, str] = {}
+    _add(module, found)
     return found
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from fusion_eval.data import Samples, TensorSamples
+from fusion_eval.data.transform import TransformedSamples
 from fusion_eval.engine.code import UndescribableError, code_versions
 from fusion_eval.engine.fingerprint import remember_digest
 from fusion_eval.engine.ranks import raise_together
@@ -66,7 +67,8 @@ def fingerprint_samples(kept: Kept[Samples], directory: Path | None) -> str:
             return remember_digest(samples, {"inputs": samples.inputs, "targets": samples.targets}, samples.fingerprint)
         return samples.fingerprint()
     try:
-        depends_on = [kept.config, kept.stamp.text, code_versions(type(samples))]
+        transform = samples.identity if isinstance(samples, TransformedSamples) else None
+        depends_on = [kept.config, kept.stamp.text, transform, code_versions(type(samples))]
     except UndescribableError:
         return samples.fingerprint()
     key = hashlib.blake2b(json.dumps(depends_on).encode(), digest_size=16).hexdigest()

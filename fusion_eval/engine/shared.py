@@ -7,24 +7,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, TypeVar
 
 from fusion_eval.config import to_config
 from fusion_eval.data.digest import Stamp, stamp
+from fusion_eval.data.source import FromFiles
 from fusion_eval.errors import ConfigError
 
-__all__ = ["FromFiles", "Kept", "Shared"]
+__all__ = ["Kept", "Shared"]
 
 T = TypeVar("T")
-
-
-@runtime_checkable
-class FromFiles(Protocol):
-    """What knows the files that it was loaded from, beside those that its config names."""
-
-    def files(self) -> Sequence[Path]:
-        """The files and directories."""
-        ...
 
 
 @dataclass(frozen=True)

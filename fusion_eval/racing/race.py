@@ -115,29 +115,42 @@ class Racing:
         }
         weights = np.array([len(task_of) / len(best) / len(scores.index) for scores in best.values()])
         differences = np.empty(0)
-        share = self.first
-        while True:
-            chunk = slice(len(differences), max(1, round(share * len(task_of))))
-            found = np.empty(len(task_of[chunk]))
+        for seen in self.looks(len(task_of)):
+            chunk = slice(len(differences), seen)
+            found = np.empty(seen - len(differences))
             for number, (name, scores) in enumerate(best.items()):
                 mine = np.flatnonzero(task_of[chunk] == number)
-                chosen = np.sort(place[chunk][mine])
+                in_data_order = mine[np.argsort(place[chunk][mine])]
+                chosen = place[chunk][in_data_order]
                 if len(mine):
                     result = runner.run(name, raced[name], model, indices=scores.index[chosen])
                     gained = require_scores(name, result.scores, result.higher_is_better) - scores.score[chosen]
-                    found[mine[np.argsort(place[chunk][mine])]] = weights[number] * gained
+                    found[in_data_order] = weights[number] * gained
             differences = np.concatenate([differences, found])
             bounds = upper_bounds(differences, len(task_of), -weights.max(), weights.max(), self.error)
-            if bounds[-1] < 0 or share >= self.last:
-                return Verdict(
-                    dropped=bool(bounds[-1] < 0),
-                    samples=len(differences),
-                    of=len(task_of),
-                    behind=float(differences.mean()),
-                    at_most=float(bounds[-1]),
-                    confidence=1 - self.error,
-                )
-            share = min(2 * share, self.last)
+            if bounds[-1] < 0:
+                break
+        return Verdict(
+            dropped=bool(bounds[-1] < 0),
+            samples=len(differences),
+            of=len(task_of),
+            behind=float(differences.mean()),
+            at_most=float(bounds[-1]),
+            confidence=1 - self.error,
+        )
+
+    def looks(self, total: int) -> list[int]:
+        """After how many of `total` samples is looked.
+
+        Example:
+            >>> Racing(first=0.02, last=0.1).looks(1000)
+            [20, 40, 80, 100]
+        """
+        counts, share = [], self.first
+        while share < self.last:
+            counts.append(max(1, round(share * total)))
+            share *= 2
+        return sorted({*counts, max(1, round(self.last * total))})
 
     def _order(self, best: Mapping[str, Scores]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
         """Samples of all tasks in the order of the race: the number of the task, and the place among its samples."""

@@ -16,6 +16,7 @@ from fusion_eval.report.best import against_the_best
 from fusion_eval.report.clusters import Groups, count_units
 from fusion_eval.report.headline import choose_headline, more_is_better, shared_objective, task_weights
 from fusion_eval.report.intervals import Measured, measure
+from fusion_eval.report.race_line import race_result
 from fusion_eval.report.runs import Run, label_runs
 from fusion_eval.report.statistics import standard_error_of_mean
 
@@ -167,6 +168,8 @@ def leaderboard(
 
 def _why_unranked(label: str, run: Run) -> str:
     """A line about a run that is not complete."""
+    if run.status == "dropped":
+        return f"{label}: dropped {race_result(run.document['race'])}"
     state = "unfinished (it is running, or was killed)" if run.status == "running" else run.status
     error = run.document["error"]
     reasons = [*([f"{error['error']}: {error['message']}"] if error else []), *run.failures]

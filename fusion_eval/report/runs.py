@@ -41,7 +41,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """One of "complete", "partial", "failed", and "running", which is also what a killed run leaves."""
+        """One of "complete", "partial", "failed", "dropped", and "running", which is also what a killed run leaves."""
         return str(self.document["status"])
 
     @property

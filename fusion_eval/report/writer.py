@@ -40,6 +40,7 @@ class ReportWriter:
         provenance: As `fusion_eval.report.provenance.provenance` returns it.
         selected_on: The split that the hyper-parameters were chosen on, if any were.
         merge: What the merge says of itself; see `fusion_eval.models.MergedModel`.
+        race: How the race against the best merge of a sweep ended; see `fusion_eval.racing.Verdict`.
 
     Attributes:
         report: What was added so far.
@@ -54,12 +55,14 @@ class ReportWriter:
         provenance: dict[str, Any],
         selected_on: str | None = None,
         merge: Mapping[str, Any] | None = None,
+        race: Mapping[str, Any] | None = None,
     ) -> None:
         self.report = Report({})
         self._directory = directory
         self._provenance = provenance
         self._selected_on = selected_on
         self._merge = dict(merge or {})
+        self._race = None if race is None else dict(race)
         self._files: dict[str, str] = {}
         self._write_json("running", References(), Aggregates(), [])
         for page in (self._page, directory / "report.html"):
@@ -80,7 +83,7 @@ class ReportWriter:
         references: References,
         aggregates: Aggregates,
         warnings: Iterable[str],
-        status: Literal["complete", "partial", "failed"],
+        status: Literal["complete", "partial", "failed", "dropped"],
         error: TaskFailure | None = None,
     ) -> None:
         """Write the samples of the references, and the final report.json, report.md and report.html.
@@ -89,7 +92,8 @@ class ReportWriter:
             references: Results of the base and the experts.
             aggregates: Of the report; their warnings are recorded too.
             warnings: Of the run.
-            status: "complete" where every task has a result, "partial" where some have, "failed" where none has.
+            status: "complete" where every task has a result, "partial" where some have, "failed" where none has,
+                "dropped" where the merge lost its race.
             error: What ended the run early.
         """
         for role, results in (("base", references.base), ("experts", references.experts)):
@@ -158,6 +162,7 @@ class ReportWriter:
             "failures": {task: asdict(failure) for task, failure in self.report.failures.items()},
             "selected_on": self._selected_on,
             "merge": self._merge,
+            "race": self._race,
             "fingerprints": {task: result.fingerprints for task, result in results.items()},
             "samples": dict(sorted(self._files.items())),
             "provenance": self._provenance,

@@ -268,6 +268,7 @@ def main() -> None:
             golden = {"gpt2": run_gpt2(), "t5": run_t5(t5)}
     golden["rows"] = {task: rows(task) for task in LABELS}
     golden["labels"] = LABELS
+    golden["prompts"] = glue_prompt_templates
     golden["versions"] = {name: version(name) for name in ("fusion-bench", "transformers", "tokenizers", "torch")}
     (HERE / "golden.json").write_text(json.dumps(golden, indent=1))
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fusion_eval.data.digest import digest_content
@@ -66,7 +65,7 @@ class OpenCLIPTextTower:
         """Read it.
 
         Returns:
-            It embeds on a GPU where there is one; prompts longer than the context are cut and keep their end token.
+            Prompts longer than the context are cut and keep their end token.
 
         Raises:
             ConfigError: open_clip does not know the name.
@@ -76,18 +75,19 @@ class OpenCLIPTextTower:
         stored = load_state_dict(self._file())
         model.load_state_dict(fit_state_dict(stored, model.state_dict(), self.checkpoint))
         tokenize: Any = _import().get_tokenizer(self.name)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model.to(device)
 
         def embed(prompts: Sequence[str]) -> Tensor:
-            embeddings: Tensor = model.encode_text(tokenize(list(prompts)).to(device))
-            return embeddings.cpu()
+            embeddings: Tensor = model.encode_text(tokenize(list(prompts)))
+            return embeddings
 
-        return TextEncoder(embed, None, model.logit_scale.detach().cpu())
+        return TextEncoder(embed, None, model.logit_scale.detach())
 
     def _file(self) -> Path:
         place = local_path(self.checkpoint)
-        return place / _FILE if place.is_dir() else place
+        file = place / _FILE if place.is_dir() else place
+        if not file.is_file():
+            raise CheckpointError(f"{self.checkpoint}: the directory has no {_FILE}; give the file of the weights")
+        return file
 
 
 def _create(name: str) -> Any:

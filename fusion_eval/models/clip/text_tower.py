@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from fusion_eval.data.digest import digest_content
 from fusion_eval.errors import CheckpointError, few
+from fusion_eval.models.architecture import build_unfilled
 from fusion_eval.models.checkpoint import load_state_dict
 from fusion_eval.models.fit import fit_state_dict
 from fusion_eval.models.hub import local_path
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
-    """A text tower in memory.
+    """A text tower in memory, on the CPU: what it makes is made once, and should be the same on every machine.
 
     Attributes:
         embed: Prompts to embeddings, shape `(prompts, d)`, float32, not normalised.
@@ -92,8 +92,8 @@ class CLIPTextTower:
         """Read it.
 
         Returns:
-            It embeds on a GPU where there is one. A prompt that is longer than the context is cut and keeps its end
-            token, as CLIP does, and a warning names it.
+            A prompt that is longer than the context is cut and keeps its end token, as CLIP does, and a warning names
+            it.
 
         Raises:
             CheckpointError: transformers is not installed, the checkpoint cannot be had or read, or has no text tower.
@@ -111,12 +111,10 @@ class CLIPTextTower:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.checkpoint}: configuration or tokenizer cannot be read: {error}") from error
         weights = _text_weights(directory)
-        model: Any = CLIPTextModel(config)
+        model: Any = build_unfilled(lambda: CLIPTextModel(config))
         model.eval()
         tower = {name: tensor for name, tensor in weights.items() if name.startswith(_TOWER)}
         model.load_state_dict(fit_state_dict(tower, model.state_dict(), self.checkpoint))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model.to(device)
         projection, visual_projection, logit_scale = (weights[name].float() for name in _JOINT)
 
         def embed(prompts: Sequence[str]) -> Tensor:
@@ -125,8 +123,8 @@ class CLIPTextTower:
             cut = [prompt for prompt, encoding in zip(prompts, tokens.encodings, strict=True) if encoding.overflowing]
             if cut:
                 _log.warning("prompts longer than %d tokens are cut: %s", context, few(cut))
-            pooled = model(**tokens.to(device)).pooler_output
-            return functional.linear(pooled, projection.to(device)).cpu()
+            pooled = model(**tokens).pooler_output
+            return functional.linear(pooled, projection)
 
         return TextEncoder(embed, visual_projection, logit_scale)
 

@@ -48,7 +48,7 @@ def test_a_missing_column_is_named(compiled):
 
 
 def test_a_value_of_the_wrong_kind_is_an_error_of_the_data():
-    with pytest.raises(DataError, match="template 'choices.index"):
+    with pytest.raises(DataError, match="'C' is not in list"):
         compile_expression("choices.index('C')")({"choices": ["A", "B"]})
 
 

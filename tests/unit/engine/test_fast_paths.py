@@ -15,7 +15,8 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from fusion_eval import Classification, MergedModel, Runner
-from fusion_eval.data import DataCache, ImageFolder, ImageTransform, MapStyle
+from fusion_eval.data import CheckpointProcessor, DataCache, ImageFolder, ImageTransform, MapStyle
+from fusion_eval.data import processor as checkpoint
 from fusion_eval.data.prepared import cache
 from fusion_eval.engine import access, placement, prepare
 from fusion_eval.engine import runner as runner_module
@@ -159,6 +160,35 @@ def test_samples_that_are_no_images_are_prepared_too(tmp_path):
     task = Classification(MapStyle(items, class_names=["a", "b", "c"]), METRICS)
     expected = run(task)
     assert_same(run(task, cache=DataCache("memory", str(tmp_path))), expected)
+
+
+@dataclass(frozen=True)
+class Uncropped(ImageTransform):
+    """Images keep their shapes, and so differ."""
+
+    def pixels(self, image):
+        return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+
+
+def test_images_that_differ_in_shape_are_prepared_too(images, tmp_path):
+    task = Classification(ImageFolder(images, transform=Uncropped()), METRICS)
+    expected = run(task, batch_size=1)
+    assert_same(run(task, batch_size=1, cache=DataCache("disk", str(tmp_path)), resident="on"), expected)
+    assert list((tmp_path / "prepared").glob("*/0.shapes"))
+
+
+def test_the_processor_of_a_checkpoint_is_split_where_it_can_be(images, tmp_path):
+    from transformers import CLIPImageProcessorPil, EfficientNetImageProcessorPil
+
+    for processor in (CLIPImageProcessorPil, EfficientNetImageProcessorPil):  # the second does not end with normalise
+        processor(size={"height": 40, "width": 40}, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+        task = Classification(ImageFolder(images, transform=CheckpointProcessor(str(tmp_path))), METRICS)
+        checkpoint._load.cache_clear()
+        expected = run(task)
+        assert_same(run(task, cache=DataCache("disk", str(tmp_path / processor.__name__))), expected)
+        [stored] = (tmp_path / processor.__name__ / "prepared").glob("*/0.values")
+        pixels = 41 * 3 * 32 * 32
+        assert stored.stat().st_size == pixels if processor is CLIPImageProcessorPil else 4 * pixels
 
 
 def test_a_broken_image_fails_the_task_and_leaves_no_store(images, tmp_path):

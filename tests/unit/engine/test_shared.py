@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from fusion_eval.data import Arrays, Embedded, ImageFolder, TensorSamples
+from fusion_eval.data import Arrays, Embedded, HuggingFace, ImageFolder, TensorSamples
 from fusion_eval.data.digest import stamp
+from fusion_eval.data.huggingface_rows import Column, Rows
 from fusion_eval.engine import prepare
 from fusion_eval.engine.shared import Kept, Shared
 
@@ -186,3 +187,25 @@ def test_samples_in_memory_are_known_until_one_number_changes():
     assert first == samples.fingerprint() == prepare.fingerprint_samples(Kept(samples), None)
     samples.inputs.data[500] += 1
     assert prepare.fingerprint_samples(Kept(samples), None) == samples.fingerprint() != first
+
+
+def test_a_hugging_face_data_set_tells_its_files_and_the_images_outside_of_them(tmp_path):
+    from PIL import Image
+
+    datasets = pytest.importorskip("datasets")
+    for name in "ab":
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["x", "y"])})
+    rows = {"image": [str(tmp_path / "a.png"), str(tmp_path / "b.png")], "label": [0, 1]}
+    saved = datasets.Dataset.from_dict(rows, features=features)
+    assert Rows(Column(saved, "image", "in memory"), [0, 1], None, None).files() == ()
+    saved.save_to_disk(tmp_path / "saved")  # with the images
+    [inside] = HuggingFace(str(tmp_path / "saved")).load().files()
+    assert inside.parent == tmp_path / "saved"
+    writer = datasets.arrow_writer.ArrowWriter(path=str(tmp_path / "links.arrow"), features=features)
+    writer.write_batch(rows)
+    writer.finalize()
+    linked = Rows(
+        Column(datasets.Dataset.from_file(str(tmp_path / "links.arrow")), "image", "links"), [0, 1], None, None
+    )
+    assert linked.files() == [tmp_path / name for name in ("a.png", "b.png", "links.arrow")]

@@ -109,6 +109,11 @@ def test_a_directory_holds_the_file_that_the_hub_has(model, checkpoint, tmp_path
     ZeroShotHead(OpenCLIPTextTower("tiny", str(tmp_path)), ANIMALS, TEMPLATES).load()
 
 
+def test_a_directory_without_that_file_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"the directory has no open_clip_model\.safetensors"):
+        OpenCLIPTextTower("ViT-B-32", str(tmp_path)).digest()
+
+
 def test_an_unknown_name_is_refused(model, checkpoint):
     with pytest.raises(ConfigError, match="open_clip has no model 'tinny'; did you mean 'tiny'"):
         open_clip_vision_model("tinny")
