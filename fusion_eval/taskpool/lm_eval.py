@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import copy
-import functools
-import logging
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
 from fusion_eval.data.tokenizer import identify_tokenizer, load_tokenizer
 from fusion_eval.engine import Runner
 from fusion_eval.engine.fingerprint import fingerprint_weights
-from fusion_eval.errors import ConfigError, DataError, FusionEvalError, TaskError
+from fusion_eval.errors import ConfigError, FusionEvalError, TaskError
 from fusion_eval.models import MergedModel
 from fusion_eval.report import Report, TaskFailure, TaskResult
 from fusion_eval.taskpool.base import BaseTaskPool
+from fusion_eval.taskpool.lm_eval_harness import counting_cuts, find_tasks, load_tasks, quiet, seeded
 from fusion_eval.taskpool.lm_eval_results import task_result
 
 __all__ = ["LMEvalTaskPool"]
 
-_log = logging.getLogger(__name__)
-
 _PRECISIONS = {"32-true": None, "bf16-mixed": "bfloat16", "16-mixed": "float16"}
-_YAML = (".yaml", ".yml")
 _DEVICES = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
@@ -148,10 +140,10 @@ class LMEvalTaskPool(BaseTaskPool):
                     raise kind(f"task {name!r}: {error}") from error
                 return None
 
-        with _seeded(runner.seed), self._wrapped(model, runner) as wrapped:
-            manager = _task_manager(tuple(self.tasks), self.include_path)
+        with quiet(), seeded(runner.seed), self._wrapped(model, runner) as wrapped:
+            manager = find_tasks(tuple(self.tasks), self.include_path)
             for request in self.tasks:
-                for name, task in (attempt(request, partial(_load, manager, request)) or {}).items():
+                for name, task in (attempt(request, partial(load_tasks, manager, request)) or {}).items():
                     result = attempt(name, partial(self._run, name, task, model, wrapped, runner))
                     if result is not None:
                         results[name] = result
@@ -168,7 +160,7 @@ class LMEvalTaskPool(BaseTaskPool):
         if isinstance(model, MergedModel):
             model.adapt(self.expert_of(name))
         self._set_up(task)
-        with _quiet(name):
+        with counting_cuts(name):
             done = evaluate(
                 wrapped,
                 {"tasks": {name: task}},
@@ -225,63 +217,3 @@ class LMEvalTaskPool(BaseTaskPool):
         if self.device == "auto":
             return "cuda" if torch.cuda.is_available() else "cpu"
         return "cuda" if self.device == "gpu" else self.device
-
-
-@functools.cache
-def _task_manager(names: tuple[str, ...], include_path: str | None) -> Any:
-    """The harness' index of tasks; without those that it ships where all names are found elsewhere."""
-    from lm_eval.tasks import TaskManager
-
-    if include_path is not None and not Path(include_path).is_dir():
-        raise ConfigError(f"include_path: {include_path}: no such directory")
-    local = TaskManager(include_path=include_path, include_defaults=False)
-    if all(name in local.task_index or Path(name).suffix in _YAML for name in names):
-        return local
-    return TaskManager(include_path=include_path)
-
-
-def _load(manager: Any, request: str) -> dict[str, Any]:
-    """Task name to task, with its documents."""
-    if request not in manager.task_index and Path(request).suffix not in _YAML:
-        close = get_close_matches(request, manager.all_tasks, n=3)
-        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-        raise ConfigError(f"tasks: lm_eval has no task, group or tag {request!r}{hint}")
-    try:
-        return dict(manager.load([request])["tasks"])
-    except Exception as error:  # data sets, YAML files and their Python, each with errors of its own
-        raise DataError(f"lm_eval cannot load it: {type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """One warning of how much the harness cut, in place of its own, one a request, and of its other messages."""
-    cuts: list[str] = []
-
-    def keep(record: logging.LogRecord) -> bool:
-        if "runcat" in record.getMessage():  # "Truncating 7 tokens", "Left truncation applied"
-            cuts.append(record.getMessage())
-        return record.levelno >= logging.ERROR
-
-    logger = logging.getLogger("lm_eval.models.huggingface")
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)
-        if cuts:
-            _log.warning("%s: %d requests or batches are too long for the model, first: %s", name, len(cuts), cuts[0])
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed what tasks and sampling models draw from, and leave it as it was."""
-    python, array = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(array)

@@ -1,4 +1,4 @@
-"""`fusion-eval taskpool=lm_eval`: tasks of lm-evaluation-harness, described in local files, on merged models in memory."""
+"""`fusion-eval taskpool=lm_eval`: local tasks of lm-evaluation-harness, on merged models in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fusion_eval.report.samples import read_samples
 lm_eval = pytest.importorskip("lm_eval", reason="the bridge is to lm-evaluation-harness")
 transformers = pytest.importorskip("transformers")
 
-WORDS = "the a cat dog house river walks sees finds under over green red big".split()
+WORDS = "the a cat dog house river walks sees finds under over green red big".split()  # noqa: SIM905
 
 CHOICE = """
 task: local_choice

@@ -26,7 +26,7 @@ from fusion_eval.tasks import (
 lm_eval = pytest.importorskip("lm_eval", reason="the oracle is lm-evaluation-harness")
 transformers = pytest.importorskip("transformers")
 
-WORDS = "the a cat dog house river über naïve stone walks sees finds under over green red 12 7 big".split()
+WORDS = "the a cat dog house river über naïve stone walks sees finds under over green red 12 7 big".split()  # noqa: SIM905
 CONTEXT = 48
 
 

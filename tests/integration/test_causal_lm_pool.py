@@ -20,7 +20,7 @@ lm_eval = pytest.importorskip("lm_eval", reason="the oracle is lm-evaluation-har
 datasets = pytest.importorskip("datasets")
 transformers = pytest.importorskip("transformers")
 
-WORDS = "the a cat dog house river walks sees finds under over green [title] red [step] big naïve".split()
+WORDS = "the a cat dog house river walks sees finds under over green [title] red [step] big naïve".split()  # noqa: SIM905
 ROWS = 9
 HARNESS = {
     "arc_easy": "arc/arc_easy.yaml",

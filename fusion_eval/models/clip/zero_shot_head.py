@@ -20,7 +20,8 @@ __all__ = ["CosineClassifier", "ZeroShotHead"]
 
 _VERSION = 1
 """Of what a stored head is: counted up when the same inputs give other tensors."""
-_BATCH = 256
+_BATCH = 32
+"""Prompts embedded at once: on a CPU a third faster than hundreds."""
 
 
 @dataclass(frozen=True)

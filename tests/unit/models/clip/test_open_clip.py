@@ -9,10 +9,14 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+import datasets
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
+from fusion_eval import Runner, build, compose
 from fusion_eval.errors import CheckpointError, ConfigError
 from fusion_eval.models import OpenCLIPTextTower, ZeroShotHead, fit_state_dict, load_state_dict, open_clip_vision_model
 
@@ -123,6 +127,29 @@ def test_weights_of_another_model_are_refused(model, tmp_path):
     save_file({"visual.proj": torch.zeros(3), "logit_scale": torch.tensor(1.0)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="do not fit the architecture"):
         OpenCLIPTextTower("tiny", str(tmp_path / "other.safetensors")).load()
+
+
+def test_the_pool_runs_by_its_config(model, checkpoint, tmp_path):
+    """With the eight data sets of the hub; one of them is here."""
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(image) for image in rng.integers(0, 256, (6, 28, 28), dtype=np.uint8)]
+    rows = {"image": images, "label": [0, 1, 2, 3, 4, 5]}
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})
+    datasets.Dataset.from_dict(rows, kinds, split="test").save_to_disk(tmp_path / "mnist")
+    names = ["taskpool=open_clip_ta8", "modelpool=open_clip_ta8", "modelpool.architecture.name=tiny", "model=average"]
+    paths = [f"modelpool.base={checkpoint}", f"modelpool.experts={{mnist: {checkpoint}}}"]
+    mnist = "taskpool.tasks.mnist.data"
+    data = [f"{mnist}.path={tmp_path / 'mnist'}", f"{mnist}.expected_size=null", f"{mnist}.transform.size=32"]
+    cfg = compose([*names, *paths, *data])
+    pool = build(cfg.taskpool)
+    assert len(pool.tasks) == 8
+    report = pool.select(["mnist"]).evaluate(build(cfg.modelpool).merge(build(cfg.model)), Runner(bootstrap=0))
+
+    samples = pool.tasks["mnist"].data.load()
+    with torch.no_grad():
+        features = model.encode_image(torch.stack([samples[i][0] for i in range(6)]))
+    logits = pool.tasks["mnist"].head.load()(features)
+    assert report.results["mnist"].samples["prediction"].tolist() == logits.argmax(dim=1).tolist()
 
 
 def test_without_open_clip_the_error_says_what_to_install(monkeypatch):

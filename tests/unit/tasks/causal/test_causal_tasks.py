@@ -50,7 +50,7 @@ def texts(place):
 
 @pytest.fixture
 def completions(place):
-    prompt = CompletionPrompt(str(place / "tokenizer"), "{{ question }}", max_new_tokens=12)
+    prompt = CompletionPrompt(str(place / "tokenizer"), "{{ question }}", max_new_tokens=7)
     return Generation(rows(place, prompt, "says", "text"), {"match": GenerationMatch}, extract="[a-z]+")
 
 
@@ -60,12 +60,12 @@ def run(task, model, batch_size=5, **settings):
 
 @torch.no_grad()
 def log_probability(model, read, scored):
-    logits = model(torch.tensor([[*read, *scored]])).logits[0, len(read) - 1 : -1]
+    logits = model(torch.tensor([[*read, *scored]])[:, :-1]).logits[0, len(read) - 1 :]
     return float(logits.double().log_softmax(-1)[range(len(scored)), scored].sum())
 
 
 @pytest.mark.parametrize(
-    ("name", "share"), [*((n, True) for n in CACHED), *((n, False) for n in (*CACHED, *CACHELESS))]
+    ("name", "share"), [*((name, True) for name in CACHED), ("GPT2", False), *((name, False) for name in CACHELESS)]
 )
 def test_multiple_choice(name, share, choices, causal_model):
     model = causal_model(name)
@@ -93,7 +93,7 @@ def test_a_model_without_a_cache_says_so(name, choices, causal_model):
         run(choices, causal_model(name))
 
 
-@pytest.mark.parametrize("name", [*CACHED, *CACHELESS])
+@pytest.mark.parametrize("name", ["Llama", "Bloom", "Rwkv"])
 def test_perplexity(name, texts, place, causal_model):
     model = causal_model(name)
     found = run(texts, model)
@@ -115,7 +115,7 @@ def test_perplexity(name, texts, place, causal_model):
     assert found.samples["tokens"].sum() == counts[0]
 
 
-@pytest.mark.parametrize("name", ["GPT2", "Llama", "Mistral", "Bloom", "Mamba"])
+@pytest.mark.parametrize("name", ["GPT2", "Mistral", "Mamba"])
 def test_generation_is_that_of_transformers(name, completions, place, causal_model):
     model = causal_model(name)
     found = run(completions, model)
@@ -125,7 +125,7 @@ def test_generation_is_that_of_transformers(name, completions, place, causal_mod
         prompt, says = samples[index]
         ids = prompt["input_ids"][None]
         with torch.no_grad():
-            out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+            out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=7, do_sample=False)
         new = out[0, ids.shape[1] :].tolist()
         assert found.samples["completion"][index] == tokenizer.decode(new)
         assert found.samples["tokens"][index] == len(new)
@@ -133,7 +133,7 @@ def test_generation_is_that_of_transformers(name, completions, place, causal_mod
     assert found.samples["truncated"].any()
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 12])
+@pytest.mark.parametrize("batch_size", [1, 8])
 def test_batches_decide_nothing(batch_size, choices, texts, completions, causal_model):
     model = causal_model("Llama")
     for task in (choices, texts, completions):
@@ -163,7 +163,7 @@ def test_a_limit_takes_a_part_of_the_windows(texts, causal_model):
 
 def test_windows_of_one_text_are_a_group(texts, causal_model):
     found = run(texts, causal_model("Llama"))
-    assert sorted(set(found.samples["group"].tolist())) == list(range(12))
+    assert sorted(set(found.samples["group"].tolist())) == list(range(8))
 
 
 def test_less_perplexity_is_better(texts, choices, completions, causal_model):
@@ -217,11 +217,11 @@ def test_malformed_settings_are_refused_when_written(completions):
 
 def test_other_data_is_refused(choices, texts, completions, causal_model):
     model = causal_model("Llama")
-    with pytest.raises(TaskError, match="need the transform fusion_eval.data.ChoicePrompts"):
+    with pytest.raises(TaskError, match=r"need the transform fusion_eval\.data\.ChoicePrompts"):
         run(replace(choices, data=completions.data), model)
-    with pytest.raises(TaskError, match="need the transform fusion_eval.data.CompletionPrompt"):
+    with pytest.raises(TaskError, match=r"need the transform fusion_eval\.data\.CompletionPrompt"):
         run(replace(completions, data=choices.data), model)
-    with pytest.raises(TaskError, match="is a fusion_eval.data.TextWindows"):
+    with pytest.raises(TaskError, match=r"is a fusion_eval\.data\.TextWindows"):
         run(replace(texts, data=choices.data), model)
 
 
@@ -239,8 +239,8 @@ class Constant(torch.nn.Module):
 def test_a_model_that_returns_plain_logits_will_do(choices, texts, completions):
     model = Constant(torch.zeros(290))
     assert run(texts, model).metrics["token"] == pytest.approx(290, rel=1e-6)
-    assert run(replace(choices, share_context=False), model).count == 12
-    assert set(run(completions, model).samples["tokens"]) == {12}
+    assert run(replace(choices, share_context=False), model).count == 8
+    assert set(run(completions, model).samples["tokens"]) == {7}
 
 
 def test_numbers_that_are_none_are_refused(choices, texts):
@@ -269,7 +269,7 @@ def test_the_error_of_a_perplexity_is_a_bootstrap_over_samples(texts, causal_mod
     model = causal_model("Llama")
     errors = Runner(batch_size=5, bootstrap=50).run("task", texts, MergedModel(model, {})).standard_errors
     assert set(errors) == {"token", "word", "bits"}
-    assert all(0 < error for error in errors.values())
+    assert all(error > 0 for error in errors.values())
 
 
 def test_the_data_of_a_task_are_values(choices, texts, completions):
