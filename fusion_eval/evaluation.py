@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from fusion_eval.errors import ConfigError, FusionEvalError
 from fusion_eval.reuse import build_once, references_once
 
 if TYPE_CHECKING:
+    from fusion_eval.data import DataSource
+    from fusion_eval.data.overlap import Overlap
     from fusion_eval.report import References
 
 __all__ = ["evaluate"]
@@ -44,6 +46,7 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
         _print_audit(models, method)
         return None
     warnings = _audit(models, method, runner) if cfg.audit and getattr(method, "merges", False) else []
+    others = _other_data(cfg, pool, method)
     first = runner.is_global_zero
     model = models.merge(method, cfg.save_merged if first else None, progress=cfg.progress and first)
 
@@ -58,31 +61,43 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
         provenance,
     )
     from fusion_eval.report.race_line import race_result
+    from fusion_eval.report.truncation import truncation_warnings
 
+    race = _race(cfg, directory, pool, model, runner)
+    dropped = race is not None and race["dropped"]
     if not first:
+        if dropped:
+            return None
         with suppress(FusionEvalError):  # rank 0 raises the same one, and reports it
             _run(cfg, pool, models, model, runner, lambda name, outcome: None)
         return None
-    race = _race(cfg, directory, pool, model, runner)
     writer = ReportWriter(directory, provenance(recorded(cfg)), cfg.selected_on, model.record, race)
-    if race is not None and race["dropped"]:
+    if dropped:
         writer.finish(References(), Aggregates(), warnings, "dropped")
         print(f"dropped: {race_result(race)}")
-        return float(race["estimate"])
-    references, stopped = References(), None
+        return race["estimate"]
+    references, overlaps, stopped = References(), {}, None
     try:
         references = _run(cfg, pool, models, model, runner, writer.add)
+        overlaps = _scan(pool, others, warnings)
     except BaseException as error:
         stopped = TaskFailure.from_exception(error)
         raise
     finally:
         report = writer.report
-        aggregates = aggregate(report, references, tasks=tuple(getattr(pool, "tasks", report)), seed=cfg.seed)
+        missing = () if stopped is None else tuple(getattr(pool, "tasks", ()))  # else each has a result or a failure
+        aggregates = aggregate(report, references, tasks=missing, seed=cfg.seed)
         warnings += [f"no reference: {name}: {failure.message}" for name, failure in references.failures.items()]
+        warnings += truncation_warnings(report.results)
         failures = {**report.failures, **references.failures}
         complete = stopped is None and not failures
         writer.finish(
-            references, aggregates, warnings, "complete" if complete else "partial" if report else "failed", stopped
+            references,
+            aggregates,
+            warnings,
+            "complete" if complete else "partial" if report else "failed",
+            stopped,
+            overlaps,
         )
         if runner.loggers:
             from fusion_eval.engine.loggers import log_run
@@ -110,6 +125,33 @@ def _pool(cfg: DictConfig) -> Any:
     return TaskPool(tasks_on_split(pool.tasks, cfg.split, other=cfg.select_on is not None))
 
 
+def _other_data(cfg: DictConfig, pool: Any, method: Any) -> Mapping[str, Mapping[str, DataSource]]:
+    """Where evaluated samples are searched; what a sweep with `select_on` chooses does it, and not each of its jobs."""
+    if not cfg.overlap or cfg.select_on is not None:
+        return {}
+
+    from fusion_eval.selection import other_data
+    from fusion_eval.taskpool import TaskPool
+
+    if not isinstance(pool, TaskPool):
+        raise ConfigError(f"overlap={cfg.overlap}: {type(pool).__name__} has no tasks with splits")
+    splits = [] if cfg.overlap is True else list(cfg.overlap)
+    return other_data(pool.tasks, splits, getattr(method, "calibration", None))
+
+
+def _scan(
+    pool: Any, others: Mapping[str, Mapping[str, DataSource]], warnings: list[str]
+) -> dict[str, dict[str, Overlap]]:
+    """What evaluated samples and other data share, said on the screen and added to the warnings."""
+    from fusion_eval.data.overlap import describe_overlaps, scan_overlaps
+
+    overlaps = scan_overlaps({name: pool.tasks[name].data for name in others}, others)
+    for sentence in describe_overlaps(overlaps):
+        warnings.append(sentence)
+        print(f"fusion-eval: warning: {sentence}", file=sys.stderr)
+    return overlaps
+
+
 def _audit(models: Any, method: Any, runner: Any) -> list[str]:
     """Refuse what cannot be merged, show what is doubtful, and return all there is to say in the report."""
     audit = models.audit(method)
@@ -133,11 +175,10 @@ def _run(
     cfg: DictConfig, pool: Any, models: Any, model: Any, runner: Any, add: Callable[[str, Any], None]
 ) -> References:
     """Evaluate the model, handing over each task's outcome, then base and experts."""
-    from fusion_eval.report import References, TaskResult
-    from fusion_eval.taskpool import TaskPool
+    from fusion_eval.report import References, Report, TaskResult
 
     report = pool.evaluate(model, runner, on_error=cfg.on_error, on_result=add, label="merged")
-    if isinstance(pool, TaskPool):
+    if isinstance(report, Report):
         return references_once(pool, models, runner, report) if cfg.references and report else References()
     for name, metrics in report.items():
         add(name, TaskResult(metrics, {}, primary=next(iter(metrics)), count=0, seconds=0.0))

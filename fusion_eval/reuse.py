@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fusion_eval.engine import Runner
     from fusion_eval.models import ModelPool
     from fusion_eval.report import References, Report
-    from fusion_eval.taskpool import TaskPool
+    from fusion_eval.taskpool import LMEvalTaskPool, TaskPool
 
 __all__ = ["build_once", "references_once"]
 
@@ -48,7 +48,7 @@ def build_once(node: DictConfig, where: str) -> Any:
     return _built[where][1]
 
 
-def references_once(pool: TaskPool, models: ModelPool, runner: Runner, report: Report) -> References:
+def references_once(pool: TaskPool | LMEvalTaskPool, models: ModelPool, runner: Runner, report: Report) -> References:
     """Base and experts on the tasks of a report; where the job before had the same ones, its results.
 
     They are the same if pools and runner are described by the same config, the files of the checkpoints are unchanged,

@@ -15,12 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from fusion_eval.errors import ConfigError, FusionEvalError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from fusion_eval.data import DataSource
     from fusion_eval.report.runs import Run
-    from fusion_eval.tasks import Task
+    from fusion_eval.tasks import Calibration, Task
 
-__all__ = ["choose", "conclude_selection", "on_selection_split", "tasks_on_split", "withdraw_selection"]
+__all__ = ["choose", "conclude_selection", "on_selection_split", "other_data", "tasks_on_split", "withdraw_selection"]
 
 _CONFIG = "chosen"
 _NOT_INHERITED = re.compile(
@@ -82,6 +83,40 @@ def tasks_on_split(tasks: Mapping[str, Task], split: str | None, other: bool = F
             found[name] = replace(task, data=replace(data, split=split))
         except FusionEvalError as error:
             raise type(error)(f"task {name!r}: {error}") from error
+    return found
+
+
+def other_data(
+    tasks: Mapping[str, Task], splits: Sequence[str], calibration: Calibration | None = None
+) -> dict[str, dict[str, DataSource]]:
+    """The data that a run uses beside what it evaluates.
+
+    Args:
+        tasks: Task name to task.
+        splits: Which splits of each task's data.
+        calibration: What the merging method looks at, if it looks at data.
+
+    Returns:
+        Task name and split (or "calibration") to data; what a task is evaluated on is left out.
+
+    Raises:
+        ConfigError: A data source has no splits, or there is no other data.
+
+    Example:
+        >>> from fusion_eval import build, compose
+        >>> other_data(build(compose().taskpool).tasks, ["test", "val"])["mnist"]
+        {'val': Embedded(name='mnist', split='val')}
+    """
+    found: dict[str, dict[str, DataSource]] = {}
+    for name, task in tasks.items():
+        named = {split: tasks_on_split({name: task}, split)[name].data for split in splits}
+        if calibration is not None and name in calibration.data:
+            named["calibration"] = calibration.data[name]
+        elif calibration is not None:
+            named[calibration.split] = tasks_on_split({name: task}, calibration.split)[name].data
+        found[name] = {split: data for split, data in named.items() if data != task.data}
+    if not any(found.values()):
+        raise ConfigError("overlap: this run uses no other data than what it evaluates; name a split: overlap=[train]")
     return found
 
 
@@ -151,12 +186,19 @@ def _final(run: Run, selected: Path) -> dict[str, Any]:
         **moved,
         "split": None,
         "select_on": None,
+        "overlap": _searched(run.config),
         "hydra": {
             "run": {"dir": str(selected.resolve())},
             "mode": "RUN",
             "job": {"name": "fusion-eval", "chdir": False},
         },
     }
+
+
+def _searched(config: Mapping[str, Any]) -> list[str] | bool:
+    """`overlap` for the chosen config: what it was chosen on is searched too, if anything is."""
+    overlap = config.get("overlap")
+    return [*([] if overlap is True else overlap), config["select_on"]] if overlap else False
 
 
 def _move(node: Any, source: Path, target: Path) -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fusion_eval.errors import CheckpointError
 from fusion_eval.models.gguf import read_gguf
+from fusion_eval.models.older_names import with_present_names
 
 __all__ = ["load_state_dict"]
 
@@ -42,21 +43,22 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
             `pkg://package.name/inner/path`, any of these inside an importable package.
 
     Returns:
-        Tensor names to tensors, with names, shapes and dtypes as stored, but for `.gguf`.
+        Tensor names to tensors, with names, shapes and dtypes as stored, but for `.gguf` and for the layer norms of old
+        BERTs (see `fusion_eval.models.older_names`).
 
     Raises:
         CheckpointError: the checkpoint is missing, empty, damaged, incomplete, of an unknown form, or a pickle that
             could run code; the message names the file.
     """
     if not str(path).startswith("pkg://"):
-        return _read(Path(path).expanduser())
+        return with_present_names(_read(Path(path).expanduser()))
     package, _, inner = str(path).removeprefix("pkg://").partition("/")
     try:
         resource = files(package).joinpath(inner)
     except (ImportError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: there is no package {package!r} to read {inner!r} from") from error
     with as_file(resource) as file:
-        return _read(file)
+        return with_present_names(_read(file))
 
 
 def _read(path: Path) -> dict[str, Tensor]:

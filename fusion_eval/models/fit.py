@@ -9,6 +9,7 @@ from torch import Tensor
 from fusion_eval.errors import CheckpointError
 from fusion_eval.merging.mismatch import describe_mismatch
 from fusion_eval.merging.state_dict import StateDict, distinct_names
+from fusion_eval.models.older_names import is_leftover
 from fusion_eval.models.prefix import splits
 
 __all__ = ["fit_state_dict", "prefix_of", "stored_names"]
@@ -20,8 +21,9 @@ def fit_state_dict(state_dict: StateDict, expected: StateDict, source: str) -> d
     A checkpoint often holds the architecture under one prefix: "module." of DDP, "_orig_mod." of `torch.compile`,
     "model." of a LightningModule, "backbone." beside a head. If a prefix covers more of the expected names than no
     prefix does, it is taken off, and what lies outside of it belongs to other parts of a larger model and is left out.
-    Without a prefix, and below it, nothing is left out: every tensor must be expected. A tensor that is tied in
-    `expected` may be stored under any of its names.
+    Without a prefix, and below it, nothing is left out but what older versions of transformers left behind (see
+    `fusion_eval.models.older_names`): every tensor must be expected. A tensor that is tied in `expected` may be stored
+    under any of its names.
 
     Args:
         state_dict: What was read.
@@ -43,6 +45,7 @@ def fit_state_dict(state_dict: StateDict, expected: StateDict, source: str) -> d
     """
     prefix = prefix_of(state_dict, expected, source)
     below = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
+    below = {name: tensor for name, tensor in below.items() if name in expected or not is_leftover(name, tensor)}
     first_of = distinct_names(expected)
     stored = {first: below[name] for name, first in first_of.items() if name in below}
     filled = {name: stored[first] for name, first in first_of.items() if first in stored} | below

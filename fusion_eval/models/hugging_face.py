@@ -17,6 +17,8 @@ from fusion_eval.models.hub import local_path
 
 __all__ = ["Backbone", "CheckpointHead", "HeadOfCheckpoint"]
 
+_PADDING = -1
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -112,6 +114,7 @@ class CheckpointHead:
         prefix = f"{classifier.base_model_prefix}."
         own = {name: tensor for name, tensor in stored.items() if not name.startswith(prefix)}
         classifier.load_state_dict(fit_state_dict(own, expected, self.path), assign=True)
+        classifier.config.get_text_config().pad_token_id = _PADDING
         return HeadOfCheckpoint(classifier.float())
 
 
@@ -149,7 +152,7 @@ class HeadOfCheckpoint(nn.Module):
         given = self.classifier.base_model
         given.output = output
         try:
-            done = self.classifier(**inputs) if isinstance(inputs, Mapping) else self.classifier(inputs)
+            done = self.classifier(**_marked(inputs)) if isinstance(inputs, Mapping) else self.classifier(inputs)
         except Exception as error:
             name = type(self.classifier).__name__
             raise TaskError(
@@ -159,6 +162,17 @@ class HeadOfCheckpoint(nn.Module):
             given.output = None
         logits: Tensor = done.logits
         return logits
+
+
+def _marked(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs with padding under an id that no token has.
+
+    Classifiers that look for the last token (GPT-2, Llama) know padding by the id in their config, which the tokenizer
+    need not share and old configs lack; the mask is always right.
+    """
+    if not {"input_ids", "attention_mask"} <= inputs.keys():
+        return dict(inputs)
+    return {**inputs, "input_ids": inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, _PADDING)}
 
 
 class _Given(nn.Module):

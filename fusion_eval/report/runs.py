@@ -67,12 +67,17 @@ class Run:
         return [f"{task}: {failure.get('error')}: {failure.get('message')}" for task, failure in failures.items()]
 
     @property
+    def task_nodes(self) -> dict[str, Any]:
+        """What the configuration says of each task; empty for pools that are not configured task by task."""
+        tasks = (self.config.get("taskpool") or {}).get("tasks")
+        return tasks if isinstance(tasks, dict) else {}
+
+    @property
     def splits(self) -> list[str]:
         """The splits it was measured on, as far as the configuration names them."""
         if self.config.get("split"):
             return [str(self.config["split"])]
-        tasks = (self.config.get("taskpool") or {}).get("tasks") or {}
-        data = (task.get("data") or {} for task in tasks.values() if isinstance(task, dict))
+        data = (task.get("data") or {} for task in self.task_nodes.values() if isinstance(task, dict))
         return sorted({str(source["split"]) for source in data if isinstance(source, dict) and source.get("split")})
 
     def primary(self, task: str) -> str:

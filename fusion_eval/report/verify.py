@@ -106,9 +106,8 @@ def _task_claims(run: Run) -> Iterator[Claim]:
 
 
 def _metric_nodes(run: Run, task: str) -> Mapping[str, Mapping[str, Any]]:
-    """What the configuration says the metrics are; empty for pools that are not configured task by task."""
-    tasks = (run.config.get("taskpool") or {}).get("tasks") or {}
-    return (tasks.get(task) or {}).get("metrics") or {}
+    """What the configuration says the metrics are."""
+    return (run.task_nodes.get(task) or {}).get("metrics") or {}
 
 
 def _aggregate_claims(run: Run) -> Iterator[Claim]:

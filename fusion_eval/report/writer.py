@@ -15,6 +15,7 @@ from fusion_eval.report.markdown import markdown_page
 from fusion_eval.report.record import References, Report, TaskFailure, TaskResult
 from fusion_eval.report.samples import encode_samples, remove_samples, write_samples
 from fusion_eval.report.seal import seal
+from fusion_eval.report.truncation import count_truncated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,6 +64,7 @@ class ReportWriter:
         self._selected_on = selected_on
         self._merge = dict(merge or {})
         self._race = None if race is None else dict(race)
+        self._overlaps: dict[str, Any] = {}
         self._files: dict[str, str] = {}
         self._write_json("running", References(), Aggregates(), [])
         for page in (self._page, directory / "report.html"):
@@ -85,6 +87,7 @@ class ReportWriter:
         warnings: Iterable[str],
         status: Literal["complete", "partial", "failed", "dropped"],
         error: TaskFailure | None = None,
+        overlaps: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Write the samples of the references, and the final report.json, report.md and report.html.
 
@@ -95,7 +98,11 @@ class ReportWriter:
             status: "complete" where every task has a result, "partial" where some have, "failed" where none has,
                 "dropped" where the merge lost its race.
             error: What ended the run early.
+            overlaps: Task name and name of other data to what they share (an `Overlap`), where that was looked for.
         """
+        self._overlaps = {
+            task: {name: asdict(found) for name, found in named.items()} for task, named in (overlaps or {}).items()
+        }
         for role, results in (("base", references.base), ("experts", references.experts)):
             for task, result in results.items():
                 self._write_samples(task, result, role)
@@ -146,6 +153,7 @@ class ReportWriter:
             "report": self.report,
             "standard_errors": {task: result.standard_errors for task, result in results.items()},
             "counts": {task: result.count for task, result in results.items()},
+            "truncated": count_truncated(results),
             "seconds": {task: result.seconds for task, result in results.items()},
             "evaluated_at": {task: result.evaluated_at for task, result in results.items()},
             "primary": {task: result.primary for task, result in results.items()},
@@ -162,6 +170,7 @@ class ReportWriter:
             "failures": {task: asdict(failure) for task, failure in self.report.failures.items()},
             "selected_on": self._selected_on,
             "merge": self._merge,
+            "overlap": self._overlaps,
             "race": self._race,
             "fingerprints": {task: result.fingerprints for task, result in results.items()},
             "samples": dict(sorted(self._files.items())),

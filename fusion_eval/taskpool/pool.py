@@ -63,6 +63,10 @@ class TaskPool(BaseTaskPool):
                 raise ConfigError(f"no task {name!r}{suggest(name, self.tasks)}")
         return TaskPool({name: self.tasks[name] for name in names})
 
+    def expert_of(self, task: str) -> str:
+        """The name of the expert, and of the head, that belongs to a task."""
+        return self.tasks[task].model_key(task)
+
     def evaluate(
         self,
         model: nn.Module,

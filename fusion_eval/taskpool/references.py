@@ -9,13 +9,17 @@ from fusion_eval.engine import Runner
 from fusion_eval.merging import Base, Expert, MergingMethod
 from fusion_eval.models import ModelPool
 from fusion_eval.report import References, TaskFailure, TaskResult
+from fusion_eval.taskpool.lm_eval import LMEvalTaskPool
 from fusion_eval.taskpool.pool import TaskPool
 
 __all__ = ["evaluate_references"]
 
 
 def evaluate_references(
-    pool: TaskPool, models: ModelPool, runner: Runner | None = None, tasks: Iterable[str] | None = None
+    pool: TaskPool | LMEvalTaskPool,
+    models: ModelPool,
+    runner: Runner | None = None,
+    tasks: Iterable[str] | None = None,
 ) -> References:
     """Evaluate base and experts, each model once however often it was asked for in this process.
 
@@ -42,8 +46,8 @@ def evaluate_references(
 
     base = evaluate(Base(), list(pool.tasks), "base")
     experts: dict[str, TaskResult] = {}
-    for name, task in pool.tasks.items():
-        expert = task.model_key(name)
+    for name in pool.tasks:
+        expert = pool.expert_of(name)
         if expert in models.experts:
             experts |= evaluate(Expert(expert), [name], "expert")
     return References(base, experts, failures)

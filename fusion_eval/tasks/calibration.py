@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
-from torch.utils.data import default_collate
 
 from fusion_eval.data import DataSource, Samples, TensorSamples
 from fusion_eval.data.digest import digest_content
@@ -127,7 +126,7 @@ class Calibration:
             source = self._source(name, evaluated)
             samples = source.load()
             items, left_out = self._choose(samples, [other.load() for other in evaluated])
-            batch = default_collate(items)
+            batch = samples.collate(items)
             self.tasks[name].check(batch, samples)
             head = self._head(name)
         except FusionEvalError as error:

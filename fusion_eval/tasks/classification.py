@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from fusion_eval.data import Samples
+from fusion_eval.data.inputs import columns_of
 from fusion_eval.errors import TaskError
 from fusion_eval.tasks.metrics import CrossEntropy, TopKAccuracy, target_rank
 from fusion_eval.tasks.outputs import forward, logits_of
@@ -29,7 +30,8 @@ class Classification(Task):
     The model under test returns logits `(n, c)`, or features `(n, d)` if there is a head; a Hugging Face output or a
     mapping with `logits` (with a head: `image_embeds`, `pooler_output`, ...) will do as well. Metrics get
     `(logits, targets)`. Each sample leaves the columns `target`, `prediction`, `loss` (cross entropy in nats),
-    `confidence` (softmax of the predicted class) and `rank` (how many classes the target's logit stands behind).
+    `confidence` (softmax of the predicted class), `rank` (how many classes the target's logit stands behind), and those
+    of its input (see `fusion_eval.data.inputs`).
 
     Args:
         data: Where the samples come from; targets are integers in `[0, c)`.
@@ -79,6 +81,7 @@ class Classification(Task):
             "loss": functional.cross_entropy(logits, targets, reduction="none"),
             "confidence": confidence,
             "rank": target_rank(logits, targets),
+            **columns_of(inputs),
         }
         return Prediction(logits, targets, columns)
 

@@ -14,6 +14,7 @@ from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
 from torchmetrics.utilities import dim_zero_cat
 
 from fusion_eval.data import Samples
+from fusion_eval.data.inputs import columns_of
 from fusion_eval.errors import TaskError
 from fusion_eval.tasks.outputs import forward, logits_of
 from fusion_eval.tasks.task import Prediction, Task
@@ -115,9 +116,10 @@ class Regression(Task):
         outputs, targets = outputs.double().view(targets.shape), targets.double()
         error = outputs - targets
         if targets.ndim == 1:
-            return Prediction(outputs, targets, {"target": targets, "prediction": outputs, "error": error})
-        columns = {"absolute_error": error.abs().mean(dim=1), "squared_error": error.square().mean(dim=1)}
-        return Prediction(outputs, targets, columns)
+            columns = {"target": targets, "prediction": outputs, "error": error}
+        else:
+            columns = {"absolute_error": error.abs().mean(dim=1), "squared_error": error.square().mean(dim=1)}
+        return Prediction(outputs, targets, {**columns, **columns_of(inputs)})
 
     def sample_values(self, metric: Metric, columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """Squared and absolute errors for their means.

@@ -40,7 +40,8 @@ def data(tmp_path_factory):
         label = Value("float32") if names is None else ClassLabel(names=names)
         split = Dataset.from_list(rows, features=Features({**columns, "label": label}))
         splits = ["validation_matched", "validation_mismatched"] if task == "mnli" else ["validation"]
-        DatasetDict(dict.fromkeys(splits, split)).save_to_disk(root / task)
+        other = split.map(lambda row, names=tuple(columns): {name: row[name].upper() for name in names})
+        DatasetDict({**dict.fromkeys(splits, split), "train": other}).save_to_disk(root / task)
     return root
 
 
@@ -143,6 +144,14 @@ def test_the_report_counts_what_was_cut(gpt2, tmp_path):
     [warning] = [text for text in report["warnings"] if "longer than the context" in text]
     assert warning.startswith(f"cola: {cut} of 24 inputs")
     assert warning in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("method", [["model=fisher"], ["model=adamerging_task", "model.steps=2"]])
+def test_a_method_with_data_reads_texts_of_the_training_split(gpt2, method):
+    cfg = compose([*gpt2, *method, "calibration.samples=6", "calibration.batch_size=4", "progress=false"])
+    merged = build(cfg.modelpool).merge(build(cfg.model))
+    assert {record["samples"] for record in merged.record["calibration"]["experts"].values()} == {6}
+    assert all(tensor.isfinite().all() for tensor in merged.backbone.state_dict().values())
 
 
 @pytest.fixture(scope="module")

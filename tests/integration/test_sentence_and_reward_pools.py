@@ -49,7 +49,7 @@ def save_checkpoints(path, make, names):
         model.save_pretrained(path / name)
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
 
 
 @pytest.fixture(scope="module")

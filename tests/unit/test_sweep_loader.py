@@ -45,7 +45,8 @@ def loaders():
     """Hydra's loader, ours, and the config of the sweep."""
     with _fresh_hydra(), initialize_config_module("fusion_eval.conf", version_base="1.3"):
         plain = GlobalHydra.instance().hydra.config_loader
-        yield plain, SweepLoader(plain.get_search_path()), plain.load_configuration("config", ["select_on=val"], RunMode.MULTIRUN)
+        sweep = plain.load_configuration("config", ["select_on=val"], RunMode.MULTIRUN)
+        yield plain, SweepLoader(plain.get_search_path()), sweep
 
 
 def test_every_job_is_what_hydra_makes_of_it_also_the_second_time(loaders):

@@ -51,10 +51,10 @@ class MedianAngle(SummedStatistics):
 
     def compute(self) -> Tensor:
         """The median over the valid pixels of all images."""
-        counts = self.statistics[1:]
+        counts = self.statistics[1:].long()  # CUDA adds up integers, but not floats, in a reproducible way
         below = counts.cumsum(dim=0)
         half = self.pixels / 2
-        position = torch.searchsorted(below, half).clamp(max=_BINS - 1)
+        position = torch.searchsorted(below.double(), half).clamp(max=_BINS - 1)
         inside = (half - (below[position] - counts[position])) / counts[position].clamp(min=1)
         return (position + inside) / _PER_DEGREE
 

@@ -92,6 +92,7 @@ def test_a_whole_run(tmp_path, origin):
         "selected_on": "validation",
         "evaluated_at": {"mnist": "", "glue/sst2": ""},
         "merge": {},
+        "overlap": {},
         "fingerprints": {task: {"data": "d", "weights": "w"} for task in ("mnist", "glue/sst2")},
         "samples": {
             name: file_digest(tmp_path / "run" / name) for name in files(tmp_path / "run") if name.startswith("samples")
