@@ -64,18 +64,18 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
     from fusion_eval.report.truncation import truncation_warnings
 
     race = _race(cfg, directory, pool, model, runner)
-    dropped = race is not None and race["dropped"]
+    lost = race if race is not None and race["dropped"] else None
     if not first:
-        if dropped:
+        if lost is not None:
             return None
         with suppress(FusionEvalError):  # rank 0 raises the same one, and reports it
             _run(cfg, pool, models, model, runner, lambda name, outcome: None)
         return None
     writer = ReportWriter(directory, provenance(recorded(cfg)), cfg.selected_on, model.record, race)
-    if dropped:
+    if lost is not None:
         writer.finish(References(), Aggregates(), warnings, "dropped")
-        print(f"dropped: {race_result(race)}")
-        return race["estimate"]
+        print(f"dropped: {race_result(lost)}")
+        return float(lost["estimate"])
     references, overlaps, stopped = References(), {}, None
     try:
         references = _run(cfg, pool, models, model, runner, writer.add)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -27,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(options.run(options))
     except FusionEvalError as error:
         sys.exit(f"fusion-eval-report: error: {error}")
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _parser() -> argparse.ArgumentParser:

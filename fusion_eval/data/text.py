@@ -133,16 +133,11 @@ class Tokenized:
         return self._encoded[texts]
 
     def _tokenize(self, texts: tuple[str, ...], **truncation: Any) -> dict[str, list[int]]:
-        # without verbose=False the library advises to truncate, which is what happens next
-        return dict(
-            self._tokenizer(
-                *texts,
-                add_special_tokens=self.special_tokens,
-                return_attention_mask=True,
-                verbose=False,
-                **truncation,
-            )
-        )
+        settings = {"add_special_tokens": self.special_tokens, "return_attention_mask": True, **truncation}
+        try:
+            return dict(self._tokenizer(*texts, verbose=False, **settings))  # verbose: it would advise to truncate
+        except TypeError as error:
+            raise DataError(f"{texts!r:.100} is no Unicode text: it has half a surrogate pair") from error
 
     def _texts(self, value: str | Mapping[str, str]) -> tuple[str, ...]:
         """The text, or text and pair, that go to the tokenizer."""

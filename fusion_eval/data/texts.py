@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import default_collate
 
 from fusion_eval.data.inputs import ModelInputs
@@ -43,7 +44,7 @@ class TokenizedTexts:
             if name not in self.texts:
                 raise ConfigError(f"TokenizedTexts: columns: no text {name!r}{suggest(name, self.texts)}")
 
-    def __call__(self, value: Mapping[str, Any]) -> dict[str, ModelInputs]:
+    def __call__(self, value: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
         """Tokenize the texts of one sample.
 
         Args:
@@ -58,7 +59,9 @@ class TokenizedTexts:
         """How many tokens the longest of the texts has."""
         return max(tokenized.length(self._columns(name, value)) for name, tokenized in self.texts.items())
 
-    def collate(self, items: Sequence[tuple[dict[str, ModelInputs], Any]]) -> tuple[dict[str, ModelInputs], Any]:
+    def collate(
+        self, items: Sequence[tuple[Mapping[str, Mapping[str, Tensor]], Any]]
+    ) -> tuple[dict[str, ModelInputs], Any]:
         """Make a batch of `n` items: for each name the inputs of all its texts, padded; and the targets."""
         values, targets = zip(*items, strict=True)
         batch = {}

@@ -124,7 +124,7 @@ class PooledHead(nn.Module):
         mask = _entry(inputs, "attention_mask", "the model was given")
         pooled = pool_tokens(hidden, mask, self.pooling)
         embeddings = functional.normalize(pooled, dim=-1) if self.normalise else pooled
-        return embeddings if self.head is None else self.head(embeddings)  # type: ignore[no-any-return]
+        return embeddings if self.head is None else self.head(embeddings)
 
     def extra_repr(self) -> str:
         """What a print of the module shows."""
@@ -135,4 +135,5 @@ def _entry(values: Any, name: str, what: str) -> Tensor:
     if not isinstance(values, Mapping) or values.get(name) is None:
         found = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
         raise TaskError(f"pooling needs {name}, but {what} {found}")
-    return values[name]
+    entry: Tensor = values[name]
+    return entry

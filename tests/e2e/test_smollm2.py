@@ -14,7 +14,8 @@ import torch
 from datasets import load_from_disk
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from fusion_eval.models import load_state_dict
+from fusion_eval import Runner, TaskPool
+from fusion_eval.models import MergedModel, load_state_dict
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "smollm2"
 
@@ -57,31 +58,40 @@ def nats(model, tokens, scored):
     return -float(scores.gather(1, torch.tensor(tokens[1:])[:, None])[-scored:].sum())
 
 
-@pytest.mark.parametrize("pool", ["trivia", "dialogues"])
-def test_the_report_has_the_numbers_of_a_plain_loop(
-    prepared, model, tokenizer, pool, fusion_eval, tmp_path, environment
+def chosen_rows(prepared, name, count, limit):
+    """The samples that are evaluated under a limit."""
+    indices = np.sort(np.random.default_rng(0).choice(count, size=limit, replace=False))
+    return load_from_disk(str(prepared / "data" / name))["test"].select(indices)
+
+
+def test_trivia_from_the_command_line_equals_a_plain_loop(
+    prepared, model, tokenizer, fusion_eval, tmp_path, environment
 ):
     environment["SMOLLM2"] = str(prepared)
     fusion_eval(
-        "--config-dir", str(EXAMPLE / "conf"), "modelpool=smollm2", f"taskpool=smollm2_{pool}", "model=base",
-        "limit=6", "batch_size=6", "bootstrap=0", "references=false", "audit=false", "hydra.run.dir=run",
+        "--config-dir", str(EXAMPLE / "conf"), "modelpool=smollm2", "taskpool=smollm2_trivia", "model=base",
+        "limit=6", "batch_size=6", "references=false", "audit=false", "hydra.run.dir=run",
     )  # fmt: skip
-    report = json.loads((tmp_path / "run" / "report.json").read_text())["report"][pool]
-    chosen = np.sort(np.random.default_rng(0).choice(260 if pool == "trivia" else 23, size=6, replace=False))
-    rows = load_from_disk(str(prepared / "data" / pool))["test"].select(chosen)
-    if pool == "trivia":
-        hits = []
-        for row in rows:
-            question = tokenizer(f"Question: {row['question']}\nAnswer:")["input_ids"]
-            answers = [tokenizer(f" {choice}")["input_ids"] for choice in row["choices"]]
-            costs = [nats(model, question + answer, len(answer)) for answer in answers]
-            hits.append(int(np.argmin(costs)) == row["answer"])
-        assert report["accuracy"] == pytest.approx(np.mean(hits))
-    else:
-        tokens = [[tokenizer.bos_token_id, *tokenizer(row["text"])["input_ids"]] for row in rows]
-        bits = sum(nats(model, text, len(text) - 1) for text in tokens) / math.log(2)
-        assert max(map(len, tokens)) <= 257  # one window each
-        assert report["bits_per_byte"] == pytest.approx(bits / sum(len(row["text"].encode()) for row in rows), abs=1e-5)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())["report"]["trivia"]
+    hits = []
+    for row in chosen_rows(prepared, "trivia", 260, 6):
+        question = tokenizer(f"Question: {row['question']}\nAnswer:")["input_ids"]
+        answers = [tokenizer(f" {choice}")["input_ids"] for choice in row["choices"]]
+        costs = [nats(model, question + answer, len(answer)) for answer in answers]
+        hits.append(int(np.argmin(costs)) == row["answer"])
+    assert report["accuracy"] == pytest.approx(np.mean(hits))
+
+
+def test_dialogues_equal_a_plain_loop(prepared, model, tokenizer, monkeypatch):
+    monkeypatch.setenv("SMOLLM2", str(prepared))
+    pool = TaskPool.from_yaml(EXAMPLE / "conf" / "taskpool" / "smollm2_dialogues.yaml")
+    report = pool.evaluate(MergedModel(model, {}), Runner(limit=6, batch_size=4, bootstrap=0))
+    texts = chosen_rows(prepared, "dialogues", 23, 6)["text"]
+    tokens = [[tokenizer.bos_token_id, *tokenizer(text)["input_ids"]] for text in texts]
+    assert max(map(len, tokens)) <= 257  # one window each
+    bits = sum(nats(model, text, len(text) - 1) for text in tokens) / math.log(2)
+    of_bytes = bits / sum(len(text.encode()) for text in texts)
+    assert report["dialogues"]["bits_per_byte"] == pytest.approx(of_bytes, abs=1e-5)
 
 
 def test_it_knows_something(model, tokenizer):

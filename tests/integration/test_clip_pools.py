@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
@@ -75,10 +75,10 @@ def paths_of(tasks, data):
     return [*of_data, *sizes, *experts, f"modelpool.base={ORACLE / 'base'}"]
 
 
-def evaluate(overrides, **settings):
+def evaluate(overrides, batch_size=128):
     cfg = compose(overrides)
     model = build(cfg.modelpool).merge(build(cfg.model))
-    return build(cfg.taskpool).evaluate(model, Runner(bootstrap=0, **settings))
+    return build(cfg.taskpool).evaluate(model, Runner(bootstrap=0, batch_size=batch_size))
 
 
 def test_the_report_of_ta8_is_that_of_fusion_bench(golden, data):
@@ -96,12 +96,15 @@ def test_the_report_of_ta8_is_that_of_fusion_bench(golden, data):
         np.testing.assert_allclose(columns["loss"], expected, atol=2e-5)
 
 
-def test_the_largest_pool_runs(data):
-    names = ["taskpool=clip_vit_l14_tall20", "modelpool=clip_vit_l14_tall20"]
-    report = evaluate([*names, "model=task_arithmetic", *paths_of(TALL20, data)], limit=4)
-    assert list(report) == list(TALL20)
+def test_the_tasks_that_tall20_adds_run(data):
+    names = ["taskpool=clip_vit_l14_tall20", "modelpool=clip_vit_l14_tall20", "model=task_arithmetic"]
+    cfg = compose([*names, *paths_of(TALL20, data)])
+    pool = build(cfg.taskpool)
+    assert list(pool.tasks) == list(TALL20)
+    model = build(cfg.modelpool).merge(build(cfg.model))
+    report = pool.select(TALL20[len(TA8) :]).evaluate(model, Runner(bootstrap=0))
     assert all(np.isfinite(list(metrics.values())).all() for metrics in report.values())
-    assert {result.count for result in report.results.values()} == {4}
+    assert {result.count for result in report.results.values()} == {6}
 
 
 def test_a_pool_has_an_expert_for_each_task_and_takes_the_rest_from_the_base():
@@ -114,6 +117,28 @@ def test_a_pool_has_an_expert_for_each_task_and_takes_the_rest_from_the_base():
     for task in pool.tasks.values():
         assert task.head.text_tower.checkpoint == task.data.transform.path == "here"
         assert task.num_classes == len(task.head.prompts().classes)
+
+
+@pytest.mark.parametrize("named_by", ["transformers 4", "transformers 5"])
+def test_experts_may_be_adapters(tmp_path, named_by):
+    """As PEFT saves them, with the names that version 4 of transformers gave the parts of a vision encoder, or 5."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(
+        CLIPVisionModel.from_pretrained(ORACLE / "base"),
+        peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False),
+    ).eval()
+    adapted.save_pretrained(tmp_path)
+    if named_by == "transformers 4":
+        file = tmp_path / "adapter_model.safetensors"
+        rename = ("base_model.model.encoder", "base_model.model.vision_model.encoder")
+        save_file({name.replace(*rename): tensor for name, tensor in load_file(file).items()}, file)
+    places = [f"modelpool.base={ORACLE / 'base'}", f"modelpool.experts.dtd={tmp_path}"]
+    cfg = compose(["modelpool=clip_vit_b16_ta8_lora", "model=expert", "model.name=dtd", *places])
+    merged = build(cfg.modelpool).merge(build(cfg.model)).backbone.eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(merged(pixels).pooler_output, adapted(pixels).pooler_output, atol=1e-5, rtol=0)
 
 
 def encode(name, images):

@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
@@ -21,8 +22,11 @@ from transformers import (
 )
 
 from fusion_eval import build, compose
+from fusion_eval.data import HuggingFace, Tokenized
 from fusion_eval.evaluation import evaluate as evaluate_config
 from fusion_eval.merging import Average, Base, Expert
+from fusion_eval.models import Backbone, CheckpointHead, ModelPool
+from fusion_eval.tasks import Classification, CrossEntropy
 
 ORACLES = Path(__file__).parents[1] / "oracles" / "glue"
 GOLDEN = json.loads((ORACLES / "golden.json").read_text())
@@ -199,6 +203,45 @@ def test_an_expert_with_its_head_is_what_transformers_loads(bert, task):
     else:
         np.testing.assert_allclose(samples["confidence"], logits.softmax(1).amax(1).numpy(), rtol=0, atol=1e-5)
         assert samples["prediction"].tolist() == logits.argmax(1).tolist()
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+DISTILBERT = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 16}
+GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "pad"),
+    [
+        ("bert", SMALL, 0),
+        ("roberta", SMALL, 0),
+        ("deberta-v2", SMALL, 0),
+        ("distilbert", DISTILBERT, 0),
+        ("llama", SMALL, 0),
+        ("llama", SMALL, None),
+        ("gpt2", GPT2, 0),
+        ("gpt2", GPT2, None),
+    ],
+    ids=["bert", "roberta", "deberta", "distilbert", "llama", "llama without pad", "gpt2", "gpt2 without pad"],
+)
+def test_any_architecture_pools_as_its_own_classifier(kind, size, pad, tmp_path):
+    common = {"vocab_size": 150, "num_labels": 3, "initializer_range": 0.5, "eos_token_id": 1, "bos_token_id": 1}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **size, **common, pad_token_id=pad)
+    classifier = AutoModelForSequenceClassification.from_config(config).eval()
+    classifier.save_pretrained(tmp_path)
+    transform = Tokenized(str(ORACLES / "t5"))
+    texts = ["Is it good?", "x", "The premise does not imply the hypothesis."]
+    inputs, targets = transform.collate([(transform(text), 0) for text in texts])
+    inputs.pop("token_type_ids", None)
+    pool = ModelPool(Backbone(str(tmp_path), "AutoModelForSequenceClassification"), str(tmp_path), {})
+    model, head = pool.merge(Base()).eval(), CheckpointHead(str(tmp_path)).load().eval()
+    task = Classification(HuggingFace("no/such"), {"loss": CrossEntropy}, num_classes=3)
+    with torch.inference_mode():
+        logits = task.predict(model, head, (inputs, targets), None).outputs
+        for row, text in zip(logits, texts, strict=True):
+            alone = classifier(input_ids=transform(text)["input_ids"][None]).logits[0]
+            torch.testing.assert_close(row, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_a_merge_of_bert_is_evaluated_on_all_of_glue(bert):

@@ -18,7 +18,6 @@ ARCHITECTURES = {
     "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
     "ViT": PATCHES,
     "Dinov2": PATCHES,
-    "Swin": {"image_size": 32, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4},
 }
 TASKS = {
     "sun397": 397,
@@ -112,18 +111,18 @@ def test_the_pool_runs_with_nothing_but_its_paths_overridden(data, tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", ["Dinov2", "ResNet", "ViT"])
 def test_an_expert_is_its_whole_classifier_for_any_architecture(kind, data, tmp_path):
     save(kind, 1000, 0, tmp_path / "base")
-    experts = {task: save(kind, TASKS[task], seed, tmp_path / task) for seed, task in enumerate(("eurosat", "dtd"), 1)}
-    for task, expert in experts.items():
-        model, pool, _ = made([*overrides(data, tmp_path, experts), "model=expert", f"model.name={task}"])
-        samples = pool.tasks[task].data.load()
-        batch = samples.collate([samples[index] for index in range(len(samples))])
-        images, labels = pixels(data, task, tmp_path / "base")
-        prediction = pool.tasks[task].predict(model, model.heads[task].eval(), batch, samples)
-        assert torch.equal(batch[1], labels)
-        assert prediction.outputs.numpy() == pytest.approx(expert(images).logits.numpy(), abs=1e-5)
+    expert = save(kind, TASKS["dtd"], 1, tmp_path / "dtd")
+    model, pool, _ = made([*overrides(data, tmp_path, ["dtd"]), "model=expert", "model.name=dtd"])
+    task = pool.tasks["dtd"]
+    samples = task.data.load()
+    batch = samples.collate([samples[index] for index in range(len(samples))])
+    images, labels = pixels(data, "dtd", tmp_path / "base")
+    prediction = task.predict(model, model.heads["dtd"].eval(), batch, samples)
+    assert torch.equal(batch[1], labels)
+    assert prediction.outputs.numpy() == pytest.approx(expert(images).logits.numpy(), abs=1e-5)
 
 
 @torch.no_grad()

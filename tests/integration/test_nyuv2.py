@@ -62,7 +62,7 @@ def settings(scenes, networks):
         *(f"taskpool.tasks.{task}.data.root={scenes / 'nyuv2'}" for task in CHANNELS),
         *(f"taskpool.tasks.{task}.data.expected_size=null" for task in CHANNELS),
         "progress=false",
-        "bootstrap=10",
+        "bootstrap=3",
         "store=off",
     ]
 
@@ -112,9 +112,8 @@ def by_hand(scenes, networks):
     }
 
 
-@pytest.mark.parametrize("batch_size", [2, 5])
-def test_the_report_is_what_the_definitions_say(batch_size, settings, scenes, networks):
-    cfg = compose([*settings, "model=average", f"batch_size={batch_size}"])
+def test_the_report_is_what_the_definitions_say(settings, scenes, networks):
+    cfg = compose([*settings, "model=average", "batch_size=2"])
     model = build(cfg.modelpool).merge(build(cfg.model))
     report = build(cfg.taskpool).evaluate(model, build(cfg.runner))
     expected = by_hand(scenes, networks)

@@ -105,9 +105,8 @@ def cosines(path, first, second):
 
 def test_sentence_embeddings(sentence_pool):
     path, chosen = sentence_pool
-    cfg = compose([*chosen, "model=average"])
-    pool, models = build(cfg.taskpool, "taskpool"), build(cfg.modelpool, "modelpool")
-    runner = Runner(bootstrap=2, batch_size=6)
+    cfg = compose([*chosen, "model=average", "bootstrap=2", "batch_size=6", "progress=false"])
+    pool, models, runner = (build(cfg[name], name) for name in ("taskpool", "modelpool", "runner"))
     model = models.merge(build(cfg.model, "model"))
     report = pool.evaluate(model, runner)
     references = evaluate_references(pool, models, runner, tasks=report)

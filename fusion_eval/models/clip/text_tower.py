@@ -23,8 +23,6 @@ __all__ = ["CLIPTextTower", "TextEncoder", "TextTower"]
 
 _TOWER = "text_model."
 _JOINT = ("text_projection.weight", "visual_projection.weight", "logit_scale")
-_NO_WEIGHT = "position_ids"
-"""A buffer of old versions of transformers: 0, 1, 2, ..."""
 _VOCABULARY = ("tokenizer.json", "vocab.json")
 _OTHER_FILES = (
     "config.json",
@@ -145,7 +143,7 @@ def _digest(directory: Path, facts: tuple[tuple[str, int, int], ...]) -> str:
 def _text_weights(directory: Path) -> dict[str, Tensor]:
     """What of a checkpoint has to do with text, under the names it has in a `CLIPModel`."""
     stored = load_state_dict(directory)
-    tower = {name for name in stored if name.startswith(_TOWER) and not name.endswith(_NO_WEIGHT)}
+    tower = {name for name in stored if name.startswith(_TOWER)}
     missing = [name for name in _JOINT if name not in stored] + ([] if tower else [f"{_TOWER}*"])
     if missing:
         raise CheckpointError(

@@ -38,7 +38,7 @@ def test_turns_are_those_of_the_chat_template(tokenizer):
     assert Chat(tokenizer).length(asked) == 9
     cut = Chat(tokenizer, max_length=4)(asked)
     assert cut["input_ids"].tolist() == own["input_ids"][:4]
-    assert cut.columns["truncated"]
+    assert cut["truncated"]
 
 
 def test_a_system_message_stays_what_it_is(tokenizer):

@@ -245,6 +245,7 @@ def test_a_wrong_setting_is_refused_before_anything_is_loaded(arguments, message
     ("transform", "value", "message"),
     [
         (Tokenized(GPT2), None, r"the input should be a text, found None \(NoneType\)"),
+        (Tokenized(GPT2), "half \ud800", r"'half \\ud800',\) is no Unicode text"),
         (Tokenized(GPT2), {"a": "x", "b": 3}, r"column 'b' should be a text, found 3 \(int\)"),
         (Tokenized(GPT2), {"a": "x", "b": "y", "c": "z"}, r"3 columns of text \(a, b, c\); give a template"),
         (Tokenized(GPT2, template="{premis}"), {"premise": "x"}, "no column 'premis' for the template; did you mean"),

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fusion_eval.engine.fingerprint import describe_architecture, fingerprint_config, fingerprint_weights
+from fusion_eval.engine.fingerprint import (
+    _hash_on_device,
+    describe_architecture,
+    fingerprint_config,
+    fingerprint_weights,
+    remember_digest,
+)
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -97,3 +103,51 @@ def test_equal_configs_have_equal_fingerprints_whatever_the_order_of_keys(value)
     assert fingerprint_config(value) == fingerprint_config(reverse(value))
     assert fingerprint_config(value) != fingerprint_config(value, value)
     assert fingerprint_config(value) != fingerprint_config([value])
+
+
+@pytest.mark.parametrize("name", ["matrix", "scale", "narrow", "steps", "mask", "hidden"])
+def test_a_change_is_seen_behind_the_back_of_autograd_too(name):
+    model = Mixed()
+    before = fingerprint_weights(model)
+    assert fingerprint_weights(model) == before
+    flat = getattr(model, name).data.view(-1)
+    flat[-1] = ~flat[-1] if flat.dtype == torch.bool else flat[-1] + 1
+    changed = fingerprint_weights(model)
+    assert changed != before
+    assert changed == fingerprint_weights(copy.deepcopy(model))
+
+
+def test_the_digest_is_computed_only_when_something_changed():
+    owner, computed = nn.Linear(2, 2), []
+    for value in (1.0, 1.0, 2.0):
+        remember_digest(owner, {"x": torch.full((3,), value)}, lambda: str(computed.append(1)))
+    assert len(computed) == 2
+    remember_digest(owner, {"x": torch.full((3,), 2.0).double()}, lambda: str(computed.append(1)))
+    remember_digest(nn.Linear(2, 2), {"x": torch.full((3,), 2.0)}, lambda: str(computed.append(1)))
+    assert len(computed) == 4
+
+
+@given(
+    content=st.binary(min_size=1, max_size=70),
+    place=st.integers(0, 10**6),
+    bit=st.integers(0, 7),
+    other=st.integers(0, 10**6),
+)
+def test_the_hash_of_the_gpu_tells_contents_apart(content, place, bit, other):
+    def hashed(data):
+        return _hash_on_device(torch.tensor(list(data), dtype=torch.uint8))
+
+    flipped = bytearray(content)
+    flipped[place % len(content)] ^= 1 << bit
+    assert hashed(flipped) != hashed(content) == hashed(bytes(content))
+    swapped = bytearray(content)
+    a, b = place % len(content), other % len(content)
+    swapped[a], swapped[b] = swapped[b], swapped[a]
+    assert (hashed(swapped) == hashed(content)) == (swapped == content)
+
+
+def test_the_hash_of_the_gpu_tells_rows_apart():
+    rows = torch.arange(3 * 2**20, dtype=torch.int32).view(3, -1)
+    first = _hash_on_device(rows.flatten().view(torch.uint8))
+    for order in ([1, 0, 2], [2, 1, 0], [0, 2, 1]):
+        assert _hash_on_device(rows[order].flatten().view(torch.uint8)) != first

@@ -10,6 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from fusion_eval import Classification, Runner
 from fusion_eval.data import DataSource, TensorSamples
+from fusion_eval.engine.progress import TaskProgress
 from fusion_eval.engine.store import ResultStore
 from fusion_eval.errors import TaskError
 
@@ -66,3 +67,17 @@ def test_a_bar_is_closed_when_the_task_fails(capsys, monkeypatch):
     with pytest.raises(TaskError, match="target 5"):
         run(progress=True, wrong=5)
     assert capsys.readouterr().err.rindex("\x1b[?25h") > 0  # the cursor is visible again
+
+
+def test_on_a_terminal_samples_that_are_prepared_have_a_bar_of_their_own(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    progress = TaskProgress(visible=True)
+    with progress.preparing("zeros", 30) as advance:
+        assert capsys.readouterr().err == ""  # nothing is prepared yet
+        advance(10)
+        advance(20)
+    shown = capsys.readouterr().err
+    assert "preparing zeros" in shown
+    assert "30/30" in shown
+    assert progress._bar is None

@@ -33,6 +33,8 @@ batch_size: 128
 num_workers: 16
 """)
 
+SMALL = {**CLIP, "tasks": [CLIP["tasks"][1], CLIP["tasks"][3]]}
+
 NYU = yaml.safe_load("""
 type: NYUv2TaskPool
 data_dir: .cache
@@ -138,26 +140,26 @@ def test_settings_of_the_run_are_left_to_it(caplog):
 @pytest.mark.parametrize(
     ("pool", "path", "value", "message"),
     [
-        (CLIP, ["type"], "clip_vit_clasification", "did you mean 'clip_vit_classification'"),
-        (CLIP, ["clip_model"], ..., "'clip_model' is missing; required: type, tasks, clip_model"),
-        (CLIP, ["clip_model"], 7, "clip_model: expected a string, found 7"),
-        (CLIP, ["clip_modle"], "x", "unknown key 'clip_modle'; did you mean 'clip_model'"),
-        (CLIP, ["tasks"], {"a": 1}, "tasks: expected a list of mappings with name, dataset"),
-        (CLIP, ["tasks", 1], "svhn", r"tasks\[1\]: expected a mapping with name, dataset, found 'svhn'"),
-        (CLIP, ["tasks", 0, "name"], "mnist", r"tasks\[2\].name: 'mnist' names an earlier task too"),
-        (CLIP, ["tasks", 0, "metric"], "loss", r"tasks\[0\]: unknown key 'metric'"),
-        (CLIP, ["tasks", 0, "dataset"], "mnist", r"tasks\[0\].dataset: expected a mapping with name, found 'mnist'"),
-        (CLIP, ["tasks", 0, "dataset", "name"], ..., r"tasks\[0\].dataset: 'name' is missing"),
-        (CLIP, ["tasks", 0, "dataset", "name"], 7, r"tasks\[0\].dataset.name: expected a string, found 7"),
-        (CLIP, ["tasks", 0, "dataset", "name"], "tanganke/eurosta", r"tasks\[0\].dataset.name: .* mean 'eurosat'"),
-        (CLIP, ["dataset_type"], "folder", r"tasks\[0\].dataset.type: unknown type 'folder'; Known: hugging"),
-        (CLIP, ["dataset_type"], ..., r"tasks\[0\].dataset.type: unknown type None"),
-        (CLIP, ["tasks", 3, "dataset", "kwargs"], [1], r"tasks\[3\].dataset.kwargs: expected a mapping, found \[1\]"),
-        (CLIP, ["tasks", 3, "dataset", "kwargs"], {"nam": 1}, r"kwargs: unknown key 'nam'; did you mean 'name'"),
-        (CLIP, ["tasks", 1, "dataset", "object"], ..., r"tasks\[1\].dataset.object: expected a mapping with _target_"),
-        (CLIP, ["tasks", 1, "dataset", "object", "_target_"], "os.system", "load_dataset, found 'os.system'"),
-        (CLIP, ["tasks", 1, "dataset", "object", "_args_"], [], r"dataset.object: 'path' is missing"),
-        (CLIP, ["tasks", 1, "dataset", "object", "streaming"], True, "dataset.object: unknown key 'streaming'"),
+        (SMALL, ["type"], "clip_vit_clasification", "did you mean 'clip_vit_classification'"),
+        (SMALL, ["clip_model"], ..., "'clip_model' is missing; required: type, tasks, clip_model"),
+        (SMALL, ["clip_model"], 7, "clip_model: expected a string, found 7"),
+        (SMALL, ["clip_modle"], "x", "unknown key 'clip_modle'; did you mean 'clip_model'"),
+        (SMALL, ["tasks"], {"a": 1}, "tasks: expected a list of mappings with name, dataset"),
+        (SMALL, ["tasks", 1], "svhn", r"tasks\[1\]: expected a mapping with name, dataset, found 'svhn'"),
+        (SMALL, ["tasks", 0, "name"], "pets", r"tasks\[1\].name: 'pets' names an earlier task too"),
+        (SMALL, ["tasks", 0, "metric"], "loss", r"tasks\[0\]: unknown key 'metric'"),
+        (SMALL, ["tasks", 0, "dataset"], "mnist", r"tasks\[0\].dataset: expected a mapping with name, found 'mnist'"),
+        (SMALL, ["tasks", 0, "dataset", "name"], ..., r"tasks\[0\].dataset: 'name' is missing"),
+        (SMALL, ["tasks", 0, "dataset", "name"], 7, r"tasks\[0\].dataset.name: expected a string, found 7"),
+        (SMALL, ["tasks", 0, "dataset", "name"], "tanganke/eurosta", r"tasks\[0\].dataset.name: .* mean 'eurosat'"),
+        (SMALL, ["dataset_type"], "folder", r"tasks\[1\].dataset.type: unknown type 'folder'; Known: hugging"),
+        (SMALL, ["dataset_type"], ..., r"tasks\[1\].dataset.type: unknown type None"),
+        (SMALL, ["tasks", 1, "dataset", "kwargs"], [1], r"tasks\[1\].dataset.kwargs: expected a mapping, found \[1\]"),
+        (SMALL, ["tasks", 1, "dataset", "kwargs"], {"nam": 1}, r"kwargs: unknown key 'nam'; did you mean 'name'"),
+        (SMALL, ["tasks", 0, "dataset", "object"], ..., r"tasks\[0\].dataset.object: expected a mapping with _target_"),
+        (SMALL, ["tasks", 0, "dataset", "object", "_target_"], "os.system", "load_dataset, found 'os.system'"),
+        (SMALL, ["tasks", 0, "dataset", "object", "_args_"], [], r"dataset.object: 'path' is missing"),
+        (SMALL, ["tasks", 0, "dataset", "object", "streaming"], True, "dataset.object: unknown key 'streaming'"),
         (NYU, ["data_dir"], ..., "'data_dir' is missing; required: type, tasks, data_dir"),
         (NYU, ["data_dir"], ["a"], r"data_dir: expected a string, found \['a'\]"),
         (NYU, ["data_dri"], "x", "unknown key 'data_dri'; did you mean 'data_dir'"),

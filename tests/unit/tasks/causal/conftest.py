@@ -31,7 +31,7 @@ def place(tmp_path_factory):
             "text": words(25),
             "says": words(2),
         }
-        for row in range(8)
+        for row in range(6)
     ]
     (place / "rows").mkdir()
     (place / "rows" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -93,7 +93,7 @@ def test_a_model_without_a_cache_says_so(name, choices, causal_model):
         run(choices, causal_model(name))
 
 
-@pytest.mark.parametrize("name", ["Llama", "Bloom", "Rwkv"])
+@pytest.mark.parametrize("name", ["Llama", "Rwkv"])
 def test_perplexity(name, texts, place, causal_model):
     model = causal_model(name)
     found = run(texts, model)
@@ -115,7 +115,7 @@ def test_perplexity(name, texts, place, causal_model):
     assert found.samples["tokens"].sum() == counts[0]
 
 
-@pytest.mark.parametrize("name", ["GPT2", "Mistral", "Mamba"])
+@pytest.mark.parametrize("name", ["GPT2", "Mamba"])
 def test_generation_is_that_of_transformers(name, completions, place, causal_model):
     model = causal_model(name)
     found = run(completions, model)
@@ -163,7 +163,7 @@ def test_a_limit_takes_a_part_of_the_windows(texts, causal_model):
 
 def test_windows_of_one_text_are_a_group(texts, causal_model):
     found = run(texts, causal_model("Llama"))
-    assert sorted(set(found.samples["group"].tolist())) == list(range(8))
+    assert sorted(set(found.samples["group"].tolist())) == list(range(6))
 
 
 def test_less_perplexity_is_better(texts, choices, completions, causal_model):
@@ -239,7 +239,7 @@ class Constant(torch.nn.Module):
 def test_a_model_that_returns_plain_logits_will_do(choices, texts, completions):
     model = Constant(torch.zeros(290))
     assert run(texts, model).metrics["token"] == pytest.approx(290, rel=1e-6)
-    assert run(replace(choices, share_context=False), model).count == 8
+    assert run(replace(choices, share_context=False), model).count == 6
     assert set(run(completions, model).samples["tokens"]) == {7}
 
 
