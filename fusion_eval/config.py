@@ -107,6 +107,8 @@ def compose_file(path: Path) -> dict[str, Any]:
     with _hydra_errors(str(path)):
         raw = OmegaConf.load(path)
         if isinstance(raw, DictConfig) and "defaults" not in raw:
+            if OmegaConf.is_interpolation(raw, "fast_dev_run"):  # FusionBench's pools take it from the config around
+                del raw["fast_dev_run"]
             return _plain(raw)
     if not isinstance(raw, DictConfig):
         raise ConfigError(f"{path}: expected a mapping, found {type(raw).__name__}")

@@ -17,7 +17,7 @@ from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.hyperparameters import require_not_negative
 from fusion_eval.merging.matrices import one_thread
 from fusion_eval.merging.memory import process_memory
-from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.state_dict import StateDict, named_parameters
 from fusion_eval.merging.tensors import Tensors, merge_whole_tensors
 from fusion_eval.merging.weights import expert_weights, require_weights
 
@@ -116,14 +116,14 @@ class Fisher(MethodWithData):
     def _information(self, name: str, expert: StateDict) -> dict[str, Tensor]:
         group = measured_on(self.calibration, {name: expert}, "fisher", self.labels)
         measured = cache(lambda: self._measure(name, expert))
-        keys = [key for key, _ in self.calibration.backbone().named_parameters()]
+        keys = list(named_parameters(self.calibration.backbone()))
         return {key: process_memory.recall(group, key, lambda: measured()[key]) for key in keys}  # noqa: B023
 
     def _measure(self, name: str, expert: StateDict) -> dict[str, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
             backbone = self.calibration.backbone()
             backbone.load_state_dict(expert)
-            parameters: dict[str, Tensor] = dict(backbone.named_parameters())
+            parameters: dict[str, Tensor] = dict(named_parameters(backbone))
             total = {key: torch.zeros_like(parameter) for key, parameter in parameters.items()}
             count = 0
             for inputs, target in self.calibration.batches(name, size=1):

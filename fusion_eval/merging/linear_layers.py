@@ -55,7 +55,12 @@ def linear_layers(backbone: nn.Module, kernels: bool) -> dict[str, LinearLayer]:
         backbone: The model.
         kernels: Whether `nn.Conv2d` is one, if it has no groups and is padded with zeros.
     """
-    modules = {f"{name}.weight".removeprefix("."): module for name, module in backbone.named_modules()}
+    stored = backbone.state_dict(keep_vars=True)
+    renamed = {id(tensor): name for name, tensor in stored.items()}  # a state dict may have other names than modules
+    modules = {}
+    for name, module in backbone.named_modules():
+        key = f"{name}.weight".removeprefix(".")
+        modules[key if key in stored else renamed.get(id(getattr(module, "weight", None)), key)] = module
     return {name: LinearLayer(module) for name, module in modules.items() if _is_linear(module, kernels)}
 
 

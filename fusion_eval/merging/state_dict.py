@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["StateDict", "distinct_names", "floating_names", "identity_of", "wide"]
+__all__ = ["StateDict", "distinct_names", "floating_names", "identity_of", "named_parameters", "wide"]
 
 StateDict = Mapping[str, Tensor]
 """Tensor names to tensors, as `nn.Module.state_dict()` returns them. From disk they are read when they are used."""
@@ -31,6 +31,21 @@ def distinct_names(state_dict: StateDict) -> dict[str, str]:
 def floating_names(state_dict: StateDict) -> list[str]:
     """The names of the tensors that are merged: floating-point ones, tied ones under their first name."""
     return [name for name in dict.fromkeys(distinct_names(state_dict).values()) if state_dict[name].is_floating_point()]
+
+
+def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters under the names of the state dict, which need not be those of the modules; tied ones once.
+
+    Example:
+        >>> list(named_parameters(nn.BatchNorm1d(2)))
+        ['weight', 'bias']
+    """
+    first = {
+        id(tensor): name
+        for name, tensor in reversed(module.state_dict(keep_vars=True).items())
+        if isinstance(tensor, nn.Parameter)
+    }
+    return {first[id(parameter)]: parameter for parameter in module.parameters()}
 
 
 def wide(tensor: Tensor) -> Tensor:

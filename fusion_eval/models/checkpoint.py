@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fusion_eval.errors import CheckpointError
 from fusion_eval.models.gguf import read_gguf
+from fusion_eval.models.hub import local_path
 from fusion_eval.models.older_names import with_present_names
 
 __all__ = ["load_state_dict"]
@@ -40,7 +41,8 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
             under "state_dict", "model_state_dict", "model" or "module";
             a `.gguf` file of a causal language model, read by transformers and dequantised to float32;
             a Hugging Face directory, with `model.safetensors` or `pytorch_model.bin`, in one file or in shards;
-            `pkg://package.name/inner/path`, any of these inside an importable package.
+            `pkg://package.name/inner/path`, any of these inside an importable package;
+            `owner/name` or `owner/name@revision`, such a directory on the Hugging Face hub.
 
     Returns:
         Tensor names to tensors, with names, shapes and dtypes as stored, but for `.gguf` and for the layer norms of old
@@ -51,7 +53,7 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
             could run code; the message names the file.
     """
     if not str(path).startswith("pkg://"):
-        return with_present_names(_read(Path(path).expanduser()))
+        return with_present_names(_read(local_path(path)))
     package, _, inner = str(path).removeprefix("pkg://").partition("/")
     try:
         resource = files(package).joinpath(inner)

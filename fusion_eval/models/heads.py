@@ -20,9 +20,12 @@ class LinearHead:
     Attributes:
         path: A checkpoint, as `load_state_dict` takes it, of `weight`, shape `(classes, features)`, and perhaps `bias`,
             shape `(classes,)`, and nothing else.
+        prefix: What the names of the two begin with in a checkpoint of more than the head: "fc." in a ResNet of
+            torchvision.
     """
 
     path: str
+    prefix: str = ""
 
     def load(self) -> nn.Linear:
         """Read it.
@@ -33,9 +36,12 @@ class LinearHead:
         Raises:
             CheckpointError: it cannot be read, or is no linear layer.
         """
-        state_dict = load_state_dict(self.path)
+        stored = load_state_dict(self.path)
+        cut = len(self.prefix)
+        state_dict = {name[cut:]: tensor for name, tensor in stored.items() if name.startswith(self.prefix)}
         if "weight" not in state_dict or state_dict["weight"].dim() != 2:
-            raise CheckpointError(f"{self.path}: a linear head is `weight` (classes, features) and perhaps `bias`")
+            place = f"{self.path}, below the prefix {self.prefix!r}" if self.prefix else self.path
+            raise CheckpointError(f"{place}: a linear head is `weight` (classes, features) and perhaps `bias`")
         classes, features = state_dict["weight"].shape
         head = nn.Linear(features, classes, bias="bias" in state_dict)
         head.load_state_dict(fit_state_dict(state_dict, head.state_dict(), self.path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,9 +44,12 @@ class ModelPool:
         dtype: What merged weights are rounded to: "float32", "bfloat16", "float16" or "float64"; None: the base's.
         integers: "base" copies integer tensors (step counters, quantised weights) from the base, "average" takes their
             rounded mean over the experts.
+        leave_out: Names of tensors, as stored, that base and experts may hold beyond the backbone; `*` stands for
+            anything, as in "pooler.*" or "fc.*". What lies outside of a prefix of the backbone ("vit.") needs no
+            mention.
 
     Raises:
-        ConfigError: `dtype` or `integers` is unknown.
+        ConfigError: `dtype` or `integers` is unknown, or `leave_out` is no list.
     """
 
     architecture: Callable[[], nn.Module]
@@ -55,12 +58,15 @@ class ModelPool:
     heads: dict[str, LinearHead] = field(default_factory=dict)
     dtype: str | None = None
     integers: Integers = "base"
+    leave_out: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in _DTYPES:
             raise ConfigError(f"ModelPool: dtype must be null or one of {', '.join(_DTYPES)}, got {self.dtype!r}")
         if self.integers not in ("base", "average"):
             raise ConfigError(f'ModelPool: integers must be "base" or "average", got {self.integers!r}')
+        if isinstance(self.leave_out, str):
+            raise ConfigError(f"ModelPool: leave_out must be a list of names, got {self.leave_out!r}")
 
     def merge(self, method: MergingMethod, save_to: str | None = None, progress: bool = False) -> MergedModel:
         """Build the backbone with the weights that a method makes of the checkpoints, and load the heads.
@@ -132,8 +138,8 @@ class ModelPool:
             CheckpointError: the base cannot be read, or does not fit the architecture.
         """
         expected = build_unfilled(self.architecture).state_dict() if expected is None else expected
-        base = open_weights(self.base, expected)
-        return base, StoredExperts(self.experts, base, expected)
+        base = open_weights(self.base, expected, self.leave_out)
+        return base, StoredExperts(self.experts, base, expected, self.leave_out)
 
     def _saving(self, path: str | Path | None, expected: StateDict) -> AbstractContextManager[MergeWriter | None]:
         if path is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from fusion_eval.merging.state_dict import StateDict, identity_of
 from fusion_eval.models.adapter import is_adapter, read_adapter
 from fusion_eval.models.checkpoint import load_state_dict
 from fusion_eval.models.fit import fit_state_dict, prefix_of
+from fusion_eval.models.hub import local_path
 
 __all__ = ["StoredExperts", "StoredWeights", "open_weights"]
 
@@ -29,27 +31,37 @@ class StoredWeights(dict[str, Tensor]):
         self.identity = identity
 
 
-def open_weights(path: str, expected: StateDict) -> StoredWeights:
+def open_weights(path: str, expected: StateDict, leave_out: Sequence[str] = ()) -> StoredWeights:
     """Open a checkpoint under the names of an architecture.
 
     Args:
         path: As `load_state_dict` takes it.
         expected: `state_dict()` of the architecture.
+        leave_out: See `ModelPool`.
 
     Raises:
         CheckpointError: it cannot be read, or does not fit.
     """
-    stored = load_state_dict(path)
+    stored = {
+        name: tensor
+        for name, tensor in load_state_dict(path).items()
+        if not any(fnmatchcase(name, pattern) for pattern in leave_out)
+    }
     prefix = prefix_of(stored, expected, path)  # a file may hold several architectures
     return StoredWeights(fit_state_dict(stored, expected, path), (prefix, _identity(path)))
 
 
 def _identity(path: str) -> Hashable:
     """Name, size and time of the file, or of all files of the directory."""
-    place = Path(path).expanduser()
+    place = Path(_here(path)).expanduser()
     files = sorted(place.iterdir()) if place.is_dir() else [place] if place.is_file() else []
     facts = [(str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat())]
     return (path, tuple(facts))
+
+
+def _here(path: str) -> str:
+    """The path of what is on the hub, after a download."""
+    return path if path.startswith("pkg://") else str(local_path(path))
 
 
 @dataclass(frozen=True)
@@ -60,18 +72,20 @@ class StoredExperts(Mapping[str, StateDict]):
         paths: Expert name to its checkpoint.
         base: What an adapter is added to.
         expected: `state_dict()` of the architecture.
+        leave_out: See `ModelPool`.
     """
 
     paths: Mapping[str, str]
     base: StateDict
     expected: StateDict
+    leave_out: Sequence[str] = ()
 
     def __getitem__(self, name: str) -> StateDict:
-        path = self.paths[name]
+        path = _here(self.paths[name])
         if is_adapter(path):
             base = identity_of(self.base)
             return read_adapter(path, self.base, base and (_identity(path), base))
-        return open_weights(path, self.expected)
+        return open_weights(path, self.expected, self.leave_out)
 
     def __contains__(self, name: object) -> bool:
         return name in self.paths

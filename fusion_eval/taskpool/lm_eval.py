@@ -20,7 +20,7 @@ from fusion_eval.errors import ConfigError, FusionEvalError, TaskError
 from fusion_eval.models import MergedModel
 from fusion_eval.report import Report, TaskFailure, TaskResult
 from fusion_eval.taskpool.base import BaseTaskPool
-from fusion_eval.taskpool.lm_eval_harness import counting_cuts, find_tasks, load_tasks, quiet, seeded
+from fusion_eval.taskpool.lm_eval_harness import find_tasks, load_tasks, quiet, seeded, wrap
 from fusion_eval.taskpool.lm_eval_results import task_result
 
 __all__ = ["LMEvalTaskPool"]
@@ -160,22 +160,22 @@ class LMEvalTaskPool(BaseTaskPool):
         if isinstance(model, MergedModel):
             model.adapt(self.expert_of(name))
         self._set_up(task)
-        with counting_cuts(name):
-            done = evaluate(
-                wrapped,
-                {"tasks": {name: task}},
-                limit=self.limit,
-                bootstrap_iters=runner.bootstrap,
-                system_instruction=self.system_instruction,
-                apply_chat_template=self.apply_chat_template,
-                fewshot_as_multiturn=self.apply_chat_template,
-                confirm_run_unsafe_code=self.confirm_run_unsafe_code,
-            )
+        wrapped.cut.clear()
+        done = evaluate(
+            wrapped,
+            {"tasks": {name: task}},
+            limit=self.limit,
+            bootstrap_iters=runner.bootstrap,
+            system_instruction=self.system_instruction,
+            apply_chat_template=self.apply_chat_template,
+            fewshot_as_multiturn=self.apply_chat_template,
+            confirm_run_unsafe_code=self.confirm_run_unsafe_code,
+        )
         fingerprints = {
             "weights": fingerprint_weights(model),
             "tokenizer": identify_tokenizer(self.tokenizer),
         }
-        return task_result(name, done, time.perf_counter() - started, fingerprints)
+        return task_result(name, done, wrapped.cut, time.perf_counter() - started, fingerprints)
 
     def _set_up(self, task: Any) -> None:
         """Few-shot and generation settings, by the rules of `lm_eval.simple_evaluate`."""
@@ -189,10 +189,6 @@ class LMEvalTaskPool(BaseTaskPool):
     @contextmanager
     def _wrapped(self, model: nn.Module, runner: Runner) -> Iterator[Any]:
         """The model as the harness knows models, on its device and in eval mode."""
-        try:
-            from lm_eval.models.huggingface import HFLM
-        except ImportError as error:
-            raise ConfigError('tasks of lm_eval need an extra: pip install "fusion-eval[lm]"') from error
         from transformers import PreTrainedModel
 
         backbone: nn.Module = getattr(model, "backbone", model)
@@ -201,8 +197,8 @@ class LMEvalTaskPool(BaseTaskPool):
         modes = {part: part.training for part in backbone.modules()}
         nn.Module.to(backbone, self._torch_device).train(False)
         try:
-            yield HFLM(
-                pretrained=backbone,
+            yield wrap(
+                backbone,
                 tokenizer=copy.deepcopy(load_tokenizer(self.tokenizer)),  # it is given a pad token
                 batch_size=runner.batch_size,
                 max_length=self.max_length,

@@ -1,4 +1,4 @@
-"""Dealing with lm-evaluation-harness: its index of tasks, its messages, its random numbers."""
+"""Dealing with lm-evaluation-harness: its index of tasks, its view of a model, its messages, its random numbers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fusion_eval.errors import ConfigError, DataError
 
-__all__ = ["counting_cuts", "find_tasks", "load_tasks", "quiet", "seeded"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["find_tasks", "load_tasks", "quiet", "seeded", "wrap"]
 
 _YAML = (".yaml", ".yml")
 
@@ -79,31 +78,44 @@ def quiet() -> Iterator[None]:
             os.environ["DISABLE_MULTIPROC"] = before
 
 
-@contextmanager
-def counting_cuts(name: str) -> Iterator[None]:
-    """One warning of how often the harness cut what is too long for the model, in place of one each time.
+def wrap(model: nn.Module, **settings: Any) -> Any:
+    """A language model of transformers as the harness knows models.
+
+    It has one attribute more, `cut`: the texts of the requests that were too long for the model and lost tokens, a
+    context and what it continues with, or a prompt alone.
 
     Args:
-        name: Of the task.
+        model: The language model.
+        **settings: Of the harness' `HFLM`.
+
+    Raises:
+        ConfigError: lm_eval is not installed.
     """
-    cuts: list[str] = []
-
-    def count(record: logging.LogRecord) -> bool:
-        if "runcat" in record.getMessage():  # "Truncating 7 tokens", "Left truncation applied"
-            cuts.append(record.getMessage())
-        return record.levelno >= logging.ERROR
-
-    logger = logging.getLogger("lm_eval.models.huggingface")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    logger.addFilter(count)
     try:
-        yield
-    finally:
-        logger.removeFilter(count)
-        logger.setLevel(level)
-        if cuts:
-            _log.warning("%s: %d requests or batches were cut to fit the model, first: %s", name, len(cuts), cuts[0])
+        from lm_eval.models.huggingface import HFLM
+    except ImportError as error:
+        raise ConfigError('tasks of lm_eval need an extra: pip install "fusion-eval[lm]"') from error
+
+    class Watched(HFLM):  # type: ignore[misc]
+        cut: set[tuple[str, ...]]
+
+        def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
+            for texts, read, scored in requests:
+                fits = len(read) + len(scored) <= self.max_length + 1  # the last token is not read
+                if texts is not None and not fits:  # windows of a long text, which are cut to measure, have no texts
+                    self.cut.add(tuple(texts))
+            return super()._loglikelihood_tokens(requests, *args, **kwargs)
+
+        def tok_batch_encode(
+            self, strings: Any, *args: Any, left_truncate_len: int | None = None, **kwargs: Any
+        ) -> Any:
+            if left_truncate_len:
+                self.cut |= {(text,) for text in strings if len(self.tok_encode(text)) > left_truncate_len}
+            return super().tok_batch_encode(strings, *args, left_truncate_len=left_truncate_len, **kwargs)
+
+    watched = Watched(pretrained=model, **settings)
+    watched.cut = set()
+    return watched
 
 
 @contextmanager

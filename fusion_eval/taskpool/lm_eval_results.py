@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -20,16 +20,23 @@ _AGREEMENT = 1e-9
 """How far a mean in float64 may be from another one of the same values."""
 
 
-def task_result(name: str, results: Mapping[str, Any], seconds: float, fingerprints: Mapping[str, str]) -> TaskResult:
+def task_result(
+    name: str,
+    results: Mapping[str, Any],
+    cut: Collection[tuple[str, ...]],
+    seconds: float,
+    fingerprints: Mapping[str, str],
+) -> TaskResult:
     """Read the results of one task.
 
     Metrics keep their names, with `@filter` where a filter other than "none" was before them. A row of the samples is
     a document: its number, the digests that the harness makes, the requests, the model's responses and the target as
-    JSON, and the value of every metric: a number where the metric is a mean of numbers, else JSON.
+    JSON, whether one of the requests was `truncated`, and the value of every metric: a number, or JSON.
 
     Args:
         name: Of the task.
         results: What `lm_eval.evaluator.evaluate` returned.
+        cut: The texts of the requests that lost tokens: see `lm_eval_harness.wrap`.
         seconds: Wall time.
         fingerprints: Of weights and tokenizer; that of the data (prompts and targets) is added.
 
@@ -40,11 +47,11 @@ def task_result(name: str, results: Mapping[str, Any], seconds: float, fingerpri
     if not logged:
         raise TaskError("lm_eval has evaluated no document")
     values, errors = _metrics(results["results"][name])
-    samples = _samples(logged)
+    samples = _samples(logged, cut)
     upwards = {metric: results["higher_is_better"][name].get(metric.partition("@")[0]) for metric in values}
     primary = next((metric for metric, up in upwards.items() if up), next(iter(values)))
     column = samples[primary]
-    is_mean = column.dtype.kind == "f" and abs(float(column.mean()) - values[primary]) <= _AGREEMENT
+    is_mean = column.dtype.kind in "bf" and abs(float(column.mean()) - values[primary]) <= _AGREEMENT
     return TaskResult(
         metrics=values,
         standard_errors=errors,
@@ -79,7 +86,7 @@ def _metrics(found: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, floa
     return values, errors
 
 
-def _samples(logged: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+def _samples(logged: Sequence[Mapping[str, Any]], cut: Collection[tuple[str, ...]]) -> dict[str, np.ndarray]:
     """One row a document; the harness logs one a document and filter."""
     by_document: dict[int, dict[str, Any]] = {}
     for sample in sorted(logged, key=lambda sample: int(sample["doc_id"])):
@@ -90,6 +97,7 @@ def _samples(logged: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
                 "target": _json(sample["target"]),
                 "requests": _json(sample["arguments"]),
                 "responses": _json(sample["resps"]),
+                "truncated": any(_texts(request) in cut for request in sample["arguments"]),
                 **{key: sample[key] for key in ("doc_hash", "prompt_hash", "target_hash")},
             },
         )
@@ -108,12 +116,19 @@ def _filtered(sample: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield _named(metric, behind), sample[metric]
 
 
+def _texts(request: Sequence[Any]) -> tuple[str, ...]:
+    """The texts of a request, without the settings of a generation."""
+    return tuple(part for part in request if isinstance(part, str))
+
+
 def _named(metric: str, behind: str) -> str:
     return metric if behind == _NO_FILTER else f"{metric}@{behind}"
 
 
 def _column(values: Sequence[Any]) -> np.ndarray:
-    """Numbers as float64, texts as they are, anything else as JSON."""
+    """Truth as it is, numbers as float64, texts as they are, anything else as JSON."""
+    if all(isinstance(value, bool) for value in values):
+        return np.array(values)
     if all(isinstance(value, (bool, int, float, np.number, np.bool_)) for value in values):
         return np.array(values, dtype=np.float64)
     return np.array([value if isinstance(value, str) else _json(value) for value in values], dtype=object)

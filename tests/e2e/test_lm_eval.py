@@ -136,6 +136,9 @@ def test_the_command(place, arguments, fusion_eval, tmp_path):
     found_lls = [[response[0][0] for response in json.loads(text)] for text in samples["responses"]]
     expected_lls = [[response[0][0] for response in sample["resps"]] for sample in logged]
     np.testing.assert_allclose(found_lls, expected_lls, rtol=1e-4)
+    lengths = [max(count_tokens(place, *args) for args in json.loads(text)) for text in samples["requests"]]
+    assert samples["truncated"].tolist() == [length > 65 for length in lengths]
+    assert any(f"local_choice: {sum(samples['truncated'])} of 17 inputs" in line for line in report["warnings"])
     expert = harness(place / "local_choice", place)["results"]["local_choice"]["acc,none"]
     assert report["references"]["experts"]["local_choice"]["acc"] == pytest.approx(expert)
     assert fusion_eval_verifies(fusion_eval, tmp_path)
@@ -156,6 +159,10 @@ def harness(model, place):
         task_manager=manager,
         bootstrap_iters=100,
     )
+
+
+def count_tokens(place, context, continuation):
+    return len(transformers.AutoTokenizer.from_pretrained(place / "base").encode(context + continuation))
 
 
 def fusion_eval_verifies(fusion_eval, tmp_path):

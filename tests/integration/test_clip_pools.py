@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -190,12 +191,40 @@ def test_a_split_of_another_size_is_refused(data):
         build(cfg.taskpool).tasks["sun397"].data.load()
 
 
-def test_ties_on_ta8_from_the_command_line(golden, data, tmp_path):
-    """As a user runs it: report, references and head store included."""
-    environment = {**os.environ, "FUSION_EVAL_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A cache of the hub in which the checkpoints of clip_vit_b32_ta8 are small ones.
+
+    The base is as old as OpenAI's: a pickled state dict, with the position ids that transformers stored then.
+    """
+    home = tmp_path_factory.mktemp("home")
+
+    def add(name: str, source: Path) -> Path:
+        repository = home / "hub" / f"models--{name.replace('/', '--')}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs/main").write_text("0" * 40)
+        return Path(shutil.copytree(source, repository / "snapshots" / ("0" * 40)))
+
+    for i, path in enumerate(compose(["modelpool=clip_vit_b32_ta8"]).modelpool.experts.values()):
+        add(path, ORACLE / ("first" if i % 2 else "second"))
+    base = add("openai/clip-vit-base-patch32", ORACLE / "base")
+    weights = load_file(base / "model.safetensors")
+    positions = {"text_model": 77, "vision_model": 17}
+    old = {f"{tower}.embeddings.position_ids": torch.arange(count)[None] for tower, count in positions.items()}
+    torch.save({**old, **weights}, base / "pytorch_model.bin")
+    (base / "model.safetensors").unlink()
+    return home
+
+
+def test_ties_on_ta8_from_the_command_line(golden, data, hub, tmp_path):
+    """As a user runs it who has the models from the hub: report, references and head store included."""
+    cache = {"FUSION_EVAL_CACHE": str(tmp_path / "cache"), "HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}
     chosen = ["model=ties", "taskpool=clip_vit_b32_ta8", "modelpool=clip_vit_b32_ta8", "bootstrap=0"]
-    command = [sys.executable, "-m", "fusion_eval", *chosen, *paths_of(TA8, data), f"hydra.run.dir={tmp_path / 'run'}"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
+    of_data = [line for line in paths_of(TA8, data) if line.startswith("taskpool.")]
+    command = [sys.executable, "-m", "fusion_eval", *chosen, *of_data, f"hydra.run.dir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        command, env={**os.environ, **cache}, capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / "run/report.json").read_text())
     assert list(document["report"]) == list(TA8)

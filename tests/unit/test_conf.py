@@ -21,12 +21,20 @@ from fusion_eval.data import DataSource, Embedded, TensorSamples
 from fusion_eval.errors import ConfigError
 from fusion_eval.merging import MergingMethod
 from fusion_eval.selection import on_selection_split
-from fusion_eval.tasks import Task
+from fusion_eval.tasks import MultiLabel, Task
 
 CONF = Path(fusion_eval.conf.__file__).parent
-OPTIONS = sorted(
-    (str(path.parent.relative_to(CONF)), path.stem) for path in CONF.rglob("*.yaml") if path.parent != CONF
-)
+
+
+def option_of(path):
+    """Group and option of a file: the option may lie in a folder of its group, as `hub/sun397` of `dataset`."""
+    group, *folders = path.parent.relative_to(CONF).parts
+    if group == "hydra":
+        group, folders = f"{group}/{folders[0]}", []
+    return group, "/".join([*folders, path.stem])
+
+
+OPTIONS = sorted(option_of(path) for path in CONF.rglob("*.yaml") if path.parent != CONF)
 
 REQUIRED = {
     ("dataset", "arrays"): ["{node}.inputs=digits.npz"],
@@ -40,7 +48,12 @@ REQUIRED = {
     ("model", "nuslerp"): ["{node}.start=mnist", "{node}.end=optdigits"],
     ("model", "slerp"): ["{node}.end=mnist"],
     ("model", "wise_ft"): ["{node}.name=mnist"],
+    ("modelpool", "open_clip_ta8"): ["{node}.base=b.safetensors", "{node}.experts={{dtd: e.safetensors}}"],
     ("task", "classification"): ["dataset@{node}.data=mnist"],
+    ("task", "clip_zero_shot"): ["dataset@{node}.data=hub/dtd", "{node}.head.classes=dtd"],
+    ("task", "image_classification"): ["{node}.data.path=photos"],
+    ("task", "multi_label"): ["dataset@{node}.data=mnist"],
+    ("task", "regression"): ["dataset@{node}.data=mnist"],
     ("taskpool", "file"): ["{node}.path={pool}"],
 }
 """What stands as `???` in an option: the overrides that a user must give."""
@@ -53,10 +66,11 @@ KINDS = {
     "task": ("taskpool.tasks.mine", "+task@taskpool.tasks.mine={}", Task),
     "taskpool": ("taskpool", "taskpool={}", BaseTaskPool),
     "trainer": ("trainer", "trainer={}", object),
+    "transform": ("taskpool.tasks.mine.data.transform", "transform@taskpool.tasks.mine.data.transform={}", object),
 }
 """Group to the node it is mounted on, the override that chooses an option there, and what that must build."""
 
-ELSEWHERE = {"experiment", "hydra/help", "hydra/job_logging", "hydra/launcher", "hydra/sweeper", "logger", "store"}
+ELSEWHERE = {"experiment", "hydra/help", "hydra/job_logging", "hydra/launcher", "hydra/sweeper", "logger", "racing", "store"}
 """Groups with a test of their own below."""
 
 
@@ -79,8 +93,9 @@ def pool(tmp_path):
 
 def overrides(group, option, pool):
     node, choose, _ = KINDS[group]
+    around = ["+task@taskpool.tasks.mine=clip/dtd"] if group == "transform" else []
     required = [line.format(node=node, pool=pool) for line in REQUIRED.get((group, option), [])]
-    return [choose.format(option), *required]
+    return [*around, choose.format(option), *required]
 
 
 def test_every_group_is_covered():
@@ -115,7 +130,7 @@ def _at(cfg, parts):
 def test_a_required_value_left_out_is_named_with_its_whole_key(group, option, pool):
     node = KINDS[group][0]
     chosen = overrides(group, option, pool)[:1]
-    if option == "classification":
+    if option in ("classification", "multi_label", "regression"):
         with pytest.raises(ConfigError, match=r"You must specify 'dataset@taskpool.tasks.mine.data'"):
             compose(chosen)
         return
@@ -130,7 +145,7 @@ def test_a_required_value_left_out_is_named_with_its_whole_key(group, option, po
 @pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "metrics"])
 def test_every_metric_can_be_made_for_any_number_of_classes(option, classes):
     metrics = build({"_target_": "builtins.dict", **compose_option("metrics", option)})
-    task = Classification(Embedded("mnist"), metrics)
+    task = (MultiLabel if option == "multi_label" else Classification)(Embedded("mnist"), metrics)
     samples = TensorSamples(torch.zeros(1), torch.tensor([0]), [str(i) for i in range(classes)])
     assert all(isinstance(metric, Metric) for metric in task.build_metrics(samples).values())
 
@@ -261,7 +276,7 @@ def test_the_help_has_what_hydra_fills_in(option):
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_an_option_says_in_its_first_line_what_it_is(group, option):
-    if group == "dataset" and read(group, option)["_target_"] == "fusion_eval.data.Embedded":
+    if group == "dataset" and read(group, option).get("_target_") == "fusion_eval.data.Embedded":
         pytest.skip("name and split say it all")
     if group == "hydra/help":
         pytest.skip("it is itself a text")

@@ -92,6 +92,8 @@ def test_a_whole_run(tmp_path, origin):
         "selected_on": "validation",
         "evaluated_at": {"mnist": "", "glue/sst2": ""},
         "merge": {},
+        "race": None,
+        "truncated": {},
         "overlap": {},
         "fingerprints": {task: {"data": "d", "weights": "w"} for task in ("mnist", "glue/sst2")},
         "samples": {

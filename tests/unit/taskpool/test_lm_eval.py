@@ -12,7 +12,7 @@ import torch
 
 from fusion_eval.errors import ConfigError, DataError, TaskError
 from fusion_eval.taskpool import BaseTaskPool, LMEvalTaskPool
-from fusion_eval.taskpool.lm_eval_harness import counting_cuts, find_tasks, load_tasks, quiet, seeded
+from fusion_eval.taskpool.lm_eval_harness import find_tasks, load_tasks, quiet, seeded
 from fusion_eval.taskpool.lm_eval_results import task_result
 
 POOL = LMEvalTaskPool(["arc_easy", "piqa"], tokenizer="gpt2")
@@ -101,6 +101,7 @@ def test_metrics_errors_and_samples_are_read():
             [sample(1, acc=1.0, f1=(1, 0)), sample(0, acc=0.0, f1=(1, 1))],
             {"acc": True, "f1": True},
         ),
+        {("Q:", " 1")},
         3.0,
         {"weights": "w"},
     )
@@ -109,6 +110,7 @@ def test_metrics_errors_and_samples_are_read():
     assert (found.primary, found.count, found.higher_is_better) == ("acc", 2, True)
     assert found.scores.tolist() == [0.0, 1.0]
     assert found.samples["index"].tolist() == [0, 1]
+    assert found.samples["truncated"].tolist() == [False, True]
     assert found.samples["f1"].tolist() == ["[1, 1]", "[1, 0]"]
     assert json.loads(found.samples["requests"][1]) == [["Q:", " 1"]]
     assert set(found.fingerprints) == {"weights", "data"}
@@ -117,7 +119,7 @@ def test_metrics_errors_and_samples_are_read():
 def test_each_filter_has_metrics_of_its_own():
     samples = [sample(i, name, exact_match=float(name == "loose")) for name in ("strict", "loose") for i in range(3)]
     values = {"exact_match,strict": 0.0, "exact_match,loose": 1.0}
-    found = task_result("t", results(values, samples, {"exact_match": True}), 1.0, {})
+    found = task_result("t", results(values, samples, {"exact_match": True}), (), 1.0, {})
     assert found.metrics == {"exact_match@strict": 0.0, "exact_match@loose": 1.0}
     assert found.count == 3
     assert found.samples["exact_match@loose"].tolist() == [1.0] * 3
@@ -125,7 +127,7 @@ def test_each_filter_has_metrics_of_its_own():
 
 def test_what_is_no_mean_has_no_scores():
     samples = [sample(i, word_perplexity=(-3.0, 2)) for i in range(3)]
-    found = task_result("t", results({"word_perplexity,none": 4.5}, samples, {"word_perplexity": False}), 1.0, {})
+    found = task_result("t", results({"word_perplexity,none": 4.5}, samples, {"word_perplexity": False}), (), 1.0, {})
     assert found.scores is None
     assert not found.higher_is_better
 
@@ -140,21 +142,17 @@ def test_what_is_no_mean_has_no_scores():
 )
 def test_results_that_are_none_are_refused(values, samples, message):
     with pytest.raises(TaskError, match=message):
-        task_result("t", results(values, samples, {"acc": True}), 1.0, {})
+        task_result("t", results(values, samples, {"acc": True}), (), 1.0, {})
 
 
-def test_what_is_cut_is_counted_once(caplog):
-    logger = logging.getLogger("lm_eval.models.huggingface")
-    with quiet(), counting_cuts("t"):
-        logger.warning("Truncating 3 tokens from the left.")
-        logger.warning("Truncating 4 tokens from the left.")
-        logger.warning("advice")
+def test_the_harness_is_quiet_for_a_while(caplog):
+    with quiet():
         logging.getLogger("lm_eval.api.task").warning("advice")
-    assert [record.getMessage() for record in caplog.records] == [
-        "t: 2 requests or batches were cut to fit the model, first: Truncating 3 tokens from the left."
-    ]
-    assert not logger.filters
+        assert os.environ["DISABLE_MULTIPROC"] == "1"
+    assert caplog.records == []
     assert "DISABLE_MULTIPROC" not in os.environ
+    logging.getLogger("lm_eval.api.task").warning("advice")
+    assert len(caplog.records) == 1
 
 
 def test_random_numbers_are_left_as_they_were():

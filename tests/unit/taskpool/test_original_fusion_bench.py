@@ -129,6 +129,11 @@ def test_they_are_written_in_the_hydra_form_and_stay_the_same_pool(pool, tmp_pat
     assert build(compose(["taskpool=file", f"taskpool.path={tmp_path / 'old.yaml'}"]).taskpool) == read
 
 
+def test_a_file_may_refer_to_the_config_that_was_around_it_for_a_setting_of_the_run(tmp_path):
+    (tmp_path / "pool.yaml").write_text(yaml.safe_dump(SMALL) + "fast_dev_run: ${fast_dev_run}\n")
+    assert TaskPool.from_yaml(tmp_path / "pool.yaml") == TaskPool.from_config(SMALL)
+
+
 def test_settings_of_the_run_are_left_to_it(caplog):
     with caplog.at_level(logging.INFO, "fusion_eval"):
         TaskPool.from_config(CLIP, "old.yaml")
