@@ -16,7 +16,7 @@ def help_text() -> str:
     """The template of `conf/hydra/help/fusion_eval.yaml`, with the groups that exist and their options.
 
     Example:
-        >>> "taskpool: dummy, embedded, file" in help_text()
+        >>> "racing: off, on" in help_text()
         True
     """
     roots = [files(module) for module in config_modules().values()]

@@ -108,7 +108,7 @@ class AdaMerging(MethodWithData):
             for _ in range(self.steps):
                 merged.set_weights(coefficients.detach().clamp(0, 1).expand(-1, len(merged.names)))
                 for expert, endless in batches.items():
-                    logits = self.calibration.outputs(expert, merged.backbone, next(endless))
+                    logits = self.calibration.logits(expert, merged.backbone, next(endless))
                     _entropy(logits).backward()  # type: ignore[no-untyped-call]
                 inside = (coefficients >= 0) & (coefficients <= 1)  # a clamped coefficient has no gradient
                 coefficients.grad = merged.gradient().sum_to_size(coefficients.shape) * inside

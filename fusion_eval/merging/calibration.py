@@ -42,7 +42,18 @@ class Calibration(Protocol):
         """What a backbone, with the head of an expert's task behind it, makes of a batch.
 
         Returns:
+            Shape `(n, ...)`, from which gradients flow back.
+        """
+        ...
+
+    def logits(self, expert: str, model: nn.Module, batch: Batch) -> Tensor:
+        """The same, of a task that chooses one class.
+
+        Returns:
             Logits, shape `(n, classes)`, float32, from which gradients flow back.
+
+        Raises:
+            ConfigError: the task is of another kind.
         """
         ...
 

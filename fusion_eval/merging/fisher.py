@@ -127,7 +127,7 @@ class Fisher(MethodWithData):
             total = {key: torch.zeros_like(parameter) for key, parameter in parameters.items()}
             count = 0
             for inputs, target in self.calibration.batches(name, size=1):
-                logits = self.calibration.outputs(name, backbone, (inputs, target))
+                logits = self.calibration.logits(name, backbone, (inputs, target))
                 for key, squares in self._squares(logits[0].log_softmax(dim=0), target, parameters).items():
                     total[key] += squares
                 count += 1

@@ -16,6 +16,7 @@ from fusion_eval.data.digest import digest_content
 from fusion_eval.errors import ConfigError, FusionEvalError, suggest
 from fusion_eval.merging.calibration import Batch
 from fusion_eval.models import ModelPool
+from fusion_eval.tasks.classification import Classification
 from fusion_eval.tasks.task import Task
 
 __all__ = ["Calibration"]
@@ -88,6 +89,16 @@ class Calibration:
         """See `fusion_eval.merging.calibration.Calibration`."""
         of = self._of(expert)
         return of.task.predict(model, of.head, batch, of.samples).outputs
+
+    def logits(self, expert: str, model: nn.Module, batch: Batch) -> Tensor:
+        """See `fusion_eval.merging.calibration.Calibration`."""
+        task = self._of(expert).task
+        if not isinstance(task, Classification):
+            raise ConfigError(
+                f"expert {expert!r}: this method reads the logits of classes, which a {type(task).__name__} has not: "
+                "choose another method, or leave the expert out"
+            )
+        return self.outputs(expert, model, batch)
 
     def record(self, experts: Iterable[str]) -> dict[str, Any]:
         """See `fusion_eval.merging.calibration.Calibration`.

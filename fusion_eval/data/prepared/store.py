@@ -22,7 +22,7 @@ from fusion_eval.data.prepared.leaves import Leaf, assemble
 
 __all__ = ["DamagedError", "Described", "Store", "digest_bytes", "open_store", "seal", "take_rows"]
 
-_DESCRIPTION, _SEAL = "description.json", "seal.json"
+_DESCRIPTION, _SEAL = "description.json", "seal.txt"
 
 
 class DamagedError(Exception):
