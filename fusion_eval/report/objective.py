@@ -39,8 +39,8 @@ def objective(report: Report, aggregates: Aggregates, path: str | None = None) -
         0.6
     """
     if path is None:
-        primaries = {result.primary for result in report.results.values() if result.higher_is_better}
-        path = f"mean.{primaries.pop()}" if len(primaries) == 1 else None
+        primaries = {(result.primary, result.higher_is_better) for result in report.results.values()}
+        path = next((f"mean.{primary}" for primary, more in primaries if more and len(primaries) == 1), None)
     if path is None:
         return None
     if path.startswith("-"):
