@@ -42,6 +42,11 @@ def test_a_command_runs(command, fusion_eval, tmp_path):
     assert done.stdout
 
 
+@pytest.mark.parametrize("command", [line for block in blocks("sh") for line in block.splitlines()])
+def test_a_command_that_downloads_composes(command, fusion_eval):
+    assert "taskpool:" in fusion_eval(*shlex.split(command)[1:], "--cfg", "job").stdout
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     """A directory in which the sweep of the README ran."""
