@@ -29,37 +29,37 @@ def tiny_text_encoder():
 
 
 def test_a_tensor_is_the_logits():
-    assert logits_of(MATRIX, None) is MATRIX
+    assert logits_of(MATRIX, None, None) is MATRIX
 
 
 @pytest.mark.parametrize("wrap", [dict, UserDict])
 def test_logits_are_found_in_any_mapping(wrap):
-    assert logits_of(wrap({"loss": None, "logits": MATRIX}), None) is MATRIX
+    assert logits_of(wrap({"loss": None, "logits": MATRIX}), None, None) is MATRIX
 
 
 def test_logits_are_found_in_the_output_of_a_hugging_face_classifier():
     model, images = tiny_vit(), torch.randn(2, 3, 8, 8)
     output = forward(model, images)
-    assert torch.equal(logits_of(output, None), model(pixel_values=images).logits)
+    assert torch.equal(logits_of(output, None, None), model(pixel_values=images).logits)
 
 
 def test_a_mapping_of_inputs_becomes_keyword_arguments_and_the_head_gets_the_pooled_features():
     model, head = tiny_text_encoder(), nn.Linear(8, 4)
     inputs = {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])}
     expected = head(model(**inputs).pooler_output)
-    assert torch.equal(logits_of(forward(model, inputs), head), expected)
+    assert torch.equal(logits_of(forward(model, inputs), head, inputs), expected)
 
 
 @pytest.mark.parametrize("name", ["features", "image_embeds", "text_embeds", "pooler_output"])
 def test_a_head_takes_the_features_and_never_the_logits(name):
     head = nn.Linear(3, 5)
     output = {"logits": MATRIX + 1, "last_hidden_state": torch.zeros(2, 7, 3), name: MATRIX}
-    assert torch.equal(logits_of(output, head), head(MATRIX))
+    assert torch.equal(logits_of(output, head, None), head(MATRIX))
 
 
 def test_a_named_feature_that_is_none_is_skipped():
     head = nn.Identity()
-    assert logits_of({"image_embeds": None, "pooler_output": MATRIX}, head) is MATRIX
+    assert logits_of({"image_embeds": None, "pooler_output": MATRIX}, head, None) is MATRIX
 
 
 @pytest.mark.parametrize(
@@ -80,4 +80,16 @@ def test_a_named_feature_that_is_none_is_skipped():
 )
 def test_what_cannot_be_read_is_refused(output, head, message):
     with pytest.raises(TaskError, match=message):
-        logits_of(output, head)
+        logits_of(output, head, None)
+
+
+def test_a_head_that_takes_the_output_finds_its_features_itself():
+    class Head(nn.Module):
+        takes_output = True
+
+        def forward(self, output, inputs):
+            return output["states"][:, -1] * inputs["mask"][:, None]
+
+    states, mask = torch.ones(2, 5, 3), torch.tensor([1.0, 2.0])
+    found = logits_of({"states": states}, Head(), {"mask": mask})
+    assert found.tolist() == [[1.0] * 3, [2.0] * 3]
