@@ -15,9 +15,6 @@ MERGING = ("mergekit==0.1.5", "fusion-bench==0.2.33")
 TASK_POOL = ("fusion-bench==0.2.33", "transformers==4.57.3")
 """Its task pools do not run with transformers 5."""
 
-_OF_PEERS = {"huggingface-hub", "tokenizers"}
-"""What transformers wants in a version of its own."""
-
 _CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 
 
@@ -46,10 +43,11 @@ def install_peers(cache: Path, peers: Sequence[str] = MERGING, name: str = "peer
     theirs = Path(sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)}))
     (theirs / "ours.pth").write_text(ours + "\n")
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    pinned = {peer.partition("=")[0] for peer in peers}
-    constraints = home / "constraints.txt"
     lines = _CONSTRAINTS.read_text().splitlines()
-    constraints.write_text("\n".join(line for line in lines if line.partition("=")[0] not in pinned | _OF_PEERS))
+    if peers == TASK_POOL:  # it needs older versions of much of what we have
+        lines = [line for line in lines if line.startswith("torch==")]
+    constraints = home / "constraints.txt"
+    constraints.write_text("\n".join(lines))
     subprocess.run([*pip, "-c", str(constraints), *peers], check=True, stdout=sys.stderr)
     installed.write_text("\n".join(peers))
     return python
