@@ -82,7 +82,7 @@ def references_once(pool: TaskPool | LMEvalTaskPool, models: ModelPool, runner: 
 def _files(models: ModelPool, config: Any) -> list[Path]:
     """Of all checkpoints, and whatever else the config of the pool names."""
     checkpoints = [_path(text) for text in (models.base, *models.experts.values())]
-    return [*checkpoints, *(path for text in _strings(config) if (path := _path(text)).exists())]
+    return [*checkpoints, *(path for text in _strings(config) if text and (path := _path(text)).exists())]  # "" is "."
 
 
 def _path(text: str) -> Path:
