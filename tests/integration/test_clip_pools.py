@@ -108,6 +108,47 @@ def test_the_tasks_that_tall20_adds_run(data):
     assert {result.count for result in report.results.values()} == {6}
 
 
+OTHER_POOLS = {
+    **{f"clip_vit_{size}_ta8": TA8 for size in ("b16", "l14")},
+    **{f"clip_vit_{size}_tall14": TALL14 for size in ("b32", "b16", "l14")},
+    **{f"clip_vit_{size}_tall20": TALL20 for size in ("b32", "b16")},
+    **{"clip_ta8": TA8, "clip_tall14": TALL14, "clip_tall20": TALL20},
+}
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory):
+    """The text heads are the same in all pools: they are made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FUSION_EVAL_CACHE", str(tmp_path_factory.mktemp("heads")))
+        yield
+
+
+@pytest.mark.usefixtures("heads")
+@pytest.mark.parametrize("name", OTHER_POOLS)
+def test_the_other_pools_run(name, data):
+    """The same tasks by other configs: two tasks of each, the first one and the last."""
+    tasks = OTHER_POOLS[name]
+    models = name if name.startswith("clip_vit") else name.replace("clip_", "clip_vit_b32_")
+    cfg = compose([f"taskpool={name}", f"modelpool={models}", "model=average", *paths_of(tasks, data)])
+    pool = build(cfg.taskpool)
+    assert list(pool.tasks) == list(tasks)
+    model = build(cfg.modelpool).merge(build(cfg.model))
+    report = pool.select([tasks[0], tasks[-1]]).evaluate(model, Runner(bootstrap=0))
+    assert all(np.isfinite(list(metrics.values())).all() for metrics in report.values())
+
+
+@pytest.mark.usefixtures("heads")
+@pytest.mark.parametrize("task", TALL20)
+def test_a_task_alone_runs(task, data):
+    of_task = [line for line in paths_of(TALL20, data) if f"tasks.{task}." in line or "modelpool.base" in line]
+    expert = [line for line in paths_of(TALL20, data) if f"experts.{task}=" in line]
+    chosen = [f"taskpool=clip_single_{task}", "modelpool=clip_vit_b32_tall20", "model=expert", f"model.name={task}"]
+    report = evaluate([*chosen, *of_task, *expert])
+    assert list(report) == [task]
+    assert report.results[task].count in (6, 12)
+
+
 def test_a_pool_has_an_expert_for_each_task_and_takes_the_rest_from_the_base():
     cfg = compose(["taskpool=clip_vit_b16_tall14", "modelpool=clip_vit_b16_tall14", "modelpool.base=here"])
     models, pool = build(cfg.modelpool), build(cfg.taskpool)
