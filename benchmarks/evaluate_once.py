@@ -139,7 +139,7 @@ def _TakesPixels(features: Any) -> Any:  # noqa: N802
 
 def fusion_bench_pipeline(job: Job) -> Callable[[], Measured]:
     """The same of fusion-bench: its loader alone, without any model."""
-    loader = _fusion_bench(job).get_test_dataloader("mnist")
+    loader = _fusion_bench(job).test_dataloaders["mnist"]
 
     def measure() -> Measured:
         started = time.perf_counter()
