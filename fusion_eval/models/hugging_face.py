@@ -15,7 +15,7 @@ from fusion_eval.models.checkpoint import load_state_dict
 from fusion_eval.models.fit import fit_state_dict
 from fusion_eval.models.hub import local_path
 
-__all__ = ["Backbone", "CheckpointHead", "HeadOfCheckpoint"]
+__all__ = ["Backbone", "CheckpointHead", "HeadOfCheckpoint", "read_config", "with_stored_names"]
 
 _PADDING = -1
 
@@ -66,14 +66,14 @@ class Backbone:
         if auto is None:
             known = [name for name in dir(transformers) if name.startswith("AutoModel")]
             raise ConfigError(f"Backbone: auto_class: no {self.auto_class!r}{suggest(self.auto_class, known)}")
-        config = _read_config(self.path)
+        config = read_config(self.path)
         try:
             model = auto.from_config(config, dtype=torch.float32)
         except ValueError as error:  # the message lists a hundred known models
             raise CheckpointError(
                 f"{self.path}: transformers has no {self.auto_class} for model_type {config.model_type!r}"
             ) from error
-        return _with_stored_names(model.base_model)
+        return with_stored_names(model.base_model)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class CheckpointHead:
             CheckpointError: the checkpoint cannot be had or has no such head, or its weights do not fit.
         """
         transformers = _transformers()
-        config = _read_config(self.path)
+        config = read_config(self.path)
         names = config.architectures or ["nothing"]
         cls = getattr(transformers, names[0], None)
         if cls is None:
@@ -184,8 +184,15 @@ class _Given(nn.Module):
         return self.output
 
 
-def _with_stored_names(backbone: Any) -> nn.Module:
-    """Let the state dict have the names of files: transformers 5 has others in memory (ViT, DINOv2)."""
+def with_stored_names(backbone: Any) -> nn.Module:
+    """Let the state dict have the names of files: transformers 5 has others in memory (ViT, DINOv2).
+
+    Args:
+        backbone: a transformers model.
+
+    Returns:
+        The same model; where its names differ, saving and loading its state dict translate them.
+    """
     try:
         from transformers.core_model_loading import revert_weight_conversion
     except ImportError:  # before version 5 they are the same
@@ -225,7 +232,15 @@ def _transformers() -> Any:
     return transformers
 
 
-def _read_config(path: str) -> Any:
+def read_config(path: str) -> Any:
+    """The transformers config of a checkpoint.
+
+    Args:
+        path: a directory or hub id, read as `Backbone` does.
+
+    Raises:
+        CheckpointError: the config cannot be had, or transformers does not know its `model_type`.
+    """
     directory = local_path(path)
     try:
         config = _transformers().AutoConfig.from_pretrained(directory)

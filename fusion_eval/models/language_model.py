@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fusion_eval.errors import CheckpointError
-from fusion_eval.models.hugging_face import _read_config, _with_stored_names
+from fusion_eval.models.hugging_face import read_config, with_stored_names
 
 __all__ = ["LanguageModel"]
 
@@ -36,7 +36,7 @@ class LanguageModel:
         Raises:
             CheckpointError: the config cannot be had, or transformers has no such model for it.
         """
-        config = _read_config(self.path)
+        config = read_config(self.path)
         import transformers
 
         auto: Any = transformers.AutoModelForCausalLM
@@ -46,4 +46,4 @@ class LanguageModel:
             raise CheckpointError(
                 f"{self.path}: transformers has no causal language model for model_type {config.model_type!r}"
             ) from error
-        return _with_stored_names(model)
+        return with_stored_names(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -83,9 +84,9 @@ class PreferenceMetric(Metric):
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
+    @abstractmethod
     def values(self, margins: Tensor) -> Tensor:
         """What each of `n` pairs contributes, from margins of shape `(n,)` to the same shape."""
-        raise NotImplementedError
 
     def update(self, scores: Tensor, target: Tensor) -> None:
         """Add a batch: `scores` of shape `(n, 2)`, chosen and rejected; `target` is not looked at."""

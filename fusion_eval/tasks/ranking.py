@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -39,9 +40,9 @@ class RankingMetric(Metric):
         """What its values are called among the columns of a sample."""
         return f"{self.kind}@{self.k}"
 
+    @abstractmethod
     def values(self, gains: Tensor, all_gains: Tensor) -> Tensor:
         """The values of `n` queries, float64, shape `(n,)`; arguments as those of `update`."""
-        raise NotImplementedError
 
     def update(self, gains: Tensor, all_gains: Tensor) -> None:
         """Add a batch.
