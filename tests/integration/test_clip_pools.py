@@ -27,7 +27,8 @@ TA8 = ("sun397", "stanford_cars", "resisc45", "eurosat", "svhn", "gtsrb", "mnist
 TALL14 = (*TA8, "oxford_flowers102", "pcam", "fer2013", "oxford_iiit_pet", "stl10", "cifar100")
 TALL20 = (*TALL14, "cifar10", "food101", "fashion_mnist", "emnist_letters", "kmnist", "rendered_sst2")
 ROBUSTNESS = ("stanford_cars", "eurosat", "resisc45", "gtsrb")
-SPLITS = {"food101": "validation"}
+ALONE = ("imagenet", "tiny_imagenet", "cub_200_2011")
+SPLITS = {"food101": "validation", "imagenet": "validation", "tiny_imagenet": "valid"}
 COLUMNS = {"fer2013": ("jpg", "cls")}
 
 
@@ -58,7 +59,7 @@ def data(tmp_path_factory, golden):
     """Task to the directory of its split."""
     directory, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     paths = {}
-    for task in TALL20:
+    for task in (*TALL20, *ALONE):
         if task in TA8:
             images, targets = golden[f"{task}/images"].numpy(), golden[f"{task}/targets"].tolist()
         else:
@@ -139,14 +140,20 @@ def test_the_other_pools_run(name, data):
 
 
 @pytest.mark.usefixtures("heads")
-@pytest.mark.parametrize("task", TALL20)
+@pytest.mark.parametrize("task", (*TALL20, *ALONE))
 def test_a_task_alone_runs(task, data):
-    of_task = [line for line in paths_of(TALL20, data) if f"tasks.{task}." in line or "modelpool.base" in line]
-    expert = [line for line in paths_of(TALL20, data) if f"experts.{task}=" in line]
-    chosen = [f"taskpool=clip_single_{task}", "modelpool=clip_vit_b32_tall20", "model=expert", f"model.name={task}"]
-    report = evaluate([*chosen, *of_task, *expert])
+    of_task = [line for line in paths_of((*TALL20, *ALONE), data) if f"tasks.{task}." in line]
+    models = ["modelpool=clip_vit_b32_tall20", f"modelpool.base={ORACLE / 'base'}", "model=base"]
+    report = evaluate([f"taskpool=clip_single_{task}", *models, *of_task])
     assert list(report) == [task]
     assert report.results[task].count in (6, 12)
+
+
+def test_every_clip_pool_runs_here():
+    shipped = {file.stem for file in (Path(__file__).parents[2] / "conf/taskpool").glob("clip_*.yaml")}
+    alone = {f"clip_single_{task}" for task in (*TALL20, *ALONE)}
+    others = {"clip_vit_b32_ta8", "clip_vit_l14_tall20", "clip_vit_b32_robustness", "clip_vit_b32_corrupted"}
+    assert shipped == alone | set(OTHER_POOLS) | others
 
 
 def test_a_pool_has_an_expert_for_each_task_and_takes_the_rest_from_the_base():
