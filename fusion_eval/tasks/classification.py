@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from fusion_eval.data import Samples
 from fusion_eval.data.inputs import columns_of
-from fusion_eval.errors import TaskError
+from fusion_eval.errors import TaskError, few
 from fusion_eval.tasks.metrics import CrossEntropy, TopKAccuracy, target_rank
 from fusion_eval.tasks.outputs import forward, logits_of
 from fusion_eval.tasks.task import Prediction, Task
@@ -49,7 +49,14 @@ class Classification(Task):
     num_classes: int | None = None
 
     def build_metrics(self, samples: Samples) -> dict[str, Metric]:
-        """Fresh metrics for the classes of `samples`."""
+        """Fresh metrics for the classes of `samples`.
+
+        Raises:
+            TaskError: the data names another number of classes than `num_classes`, or none at all.
+        """
+        named = samples.class_names
+        if named is not None and self.num_classes not in (None, len(named)):
+            raise TaskError(f"num_classes is {self.num_classes}, but the data names {len(named)} classes: {few(named)}")
         known = {"num_classes": self._count_classes(samples)}
         return {name: self._build_metric(name, known) for name in self.metrics}
 

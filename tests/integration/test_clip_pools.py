@@ -140,7 +140,7 @@ def test_the_other_pools_run(name, data):
 
 
 @pytest.mark.usefixtures("heads")
-@pytest.mark.parametrize("task", (*TALL20, *ALONE))
+@pytest.mark.parametrize("task", [*TALL20, *ALONE])
 def test_a_task_alone_runs(task, data):
     of_task = [line for line in paths_of((*TALL20, *ALONE), data) if f"tasks.{task}." in line]
     models = ["modelpool=clip_vit_b32_tall20", f"modelpool.base={ORACLE / 'base'}", "model=base"]

@@ -103,6 +103,11 @@ def test_the_number_of_classes_is_given_or_comes_from_the_data():
         task().build_metrics(nameless)
 
 
+def test_another_number_of_classes_than_the_data_names_is_refused():
+    with pytest.raises(TaskError, match="num_classes is 5, but the data names 4 classes: a, b, c, d"):
+        task(num_classes=5).build_metrics(SAMPLES)
+
+
 @pytest.mark.parametrize(
     "factory",
     [
