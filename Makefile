@@ -25,6 +25,7 @@ lint: $(VENV)/.dev  ## format, lint, types
 bench: $(VENV)/.dev  ## time and memory against FusionBench and mergekit; benchmarks/README.md
 	$(BIN)/python benchmarks/merging.py
 	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/growth.py
 
 constraints:  ## newest versions that go together, on every supported Python; needs uv
 	grep '^torch==' constraints.txt > .torch-pin

@@ -17,6 +17,8 @@ from fusion_eval.reuse import build_once, references_once
 if TYPE_CHECKING:
     from fusion_eval.data import DataSource
     from fusion_eval.data.overlap import Overlap
+    from fusion_eval.engine import SampleMemory
+    from fusion_eval.racing import Racing
     from fusion_eval.report import References
 
 __all__ = ["evaluate"]
@@ -47,6 +49,7 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
         return None
     warnings = _audit(models, method, runner) if cfg.audit and getattr(method, "merges", False) else []
     others = _other_data(cfg, pool, method)
+    racing = _racing(cfg, pool)
     first = runner.is_global_zero
     model = models.merge(method, cfg.save_merged if first else None, progress=cfg.progress and first)
 
@@ -63,13 +66,13 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
     from fusion_eval.report.race_line import race_result
     from fusion_eval.report.truncation import truncation_warnings
 
-    race = _race(cfg, directory, pool, model, runner)
+    race, memory = _race(cfg, directory, racing, pool, model, runner)
     lost = race if race is not None and race["dropped"] else None
     if not first:
         if lost is not None:
             return None
         with suppress(FusionEvalError):  # rank 0 raises the same one, and reports it
-            _run(cfg, pool, models, model, runner, lambda name, outcome: None)
+            _run(cfg, pool, models, model, runner, lambda name, outcome: None, memory)
         return None
     writer = ReportWriter(directory, provenance(recorded(cfg)), cfg.selected_on, model.record, race)
     if lost is not None:
@@ -78,7 +81,7 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
         return float(lost["estimate"])
     references, overlaps, stopped = References(), {}, None
     try:
-        references = _run(cfg, pool, models, model, runner, writer.add)
+        references = _run(cfg, pool, models, model, runner, writer.add, memory)
         overlaps = _scan(pool, others, warnings)
     except BaseException as error:
         stopped = TaskFailure.from_exception(error)
@@ -172,12 +175,19 @@ def _print_audit(models: Any, method: Any) -> None:
 
 
 def _run(
-    cfg: DictConfig, pool: Any, models: Any, model: Any, runner: Any, add: Callable[[str, Any], None]
+    cfg: DictConfig,
+    pool: Any,
+    models: Any,
+    model: Any,
+    runner: Any,
+    add: Callable[[str, Any], None],
+    memory: SampleMemory | None,
 ) -> References:
     """Evaluate the model, handing over each task's outcome, then base and experts."""
     from fusion_eval.report import References, Report, TaskResult
 
-    report = pool.evaluate(model, runner, on_error=cfg.on_error, on_result=add, label="merged")
+    kept = {} if memory is None else {"memory": memory}
+    report = pool.evaluate(model, runner, on_error=cfg.on_error, on_result=add, label="merged", **kept)
     if isinstance(report, Report):
         return references_once(pool, models, runner, report) if cfg.references and report else References()
     for name, metrics in report.items():
@@ -185,24 +195,46 @@ def _run(
     return References()
 
 
-def _race(cfg: DictConfig, directory: Path, pool: Any, model: Any, runner: Any) -> dict[str, Any] | None:
-    """Race the merge against the best one of the sweep so far: how it ended, None without a race."""
+def _racing(cfg: DictConfig, pool: Any) -> Racing | None:
+    """How merges race, if they do; refused, before anything is merged, where they cannot."""
     if cfg.racing.get("_target_") is None:
         return None
 
-    from fusion_eval.racing import find_opponent
     from fusion_eval.taskpool import TaskPool
 
     if not isinstance(pool, TaskPool):
         raise ConfigError(f"racing=on: {type(pool).__name__} has no tasks with samples to race on")
     if cfg.objective is not None and not str(cfg.objective).startswith("mean."):
         raise ConfigError(f"racing=on compares means over tasks, so it cannot be had with objective={cfg.objective}")
-    racing = build(cfg.racing, "racing")
-    opponent = find_opponent(directory, recorded(cfg))
-    if opponent is None or set(opponent.scores) != set(pool.tasks):
-        return None
-    verdict = racing.run(pool.tasks, model, runner, opponent.scores)
-    return {"against": opponent.name, "estimate": opponent.mean + verdict.behind, **verdict.as_dict()}
+    racing: Racing = build(cfg.racing, "racing")
+    return racing
+
+
+def _race(
+    cfg: DictConfig, directory: Path, racing: Racing | None, pool: Any, model: Any, runner: Any
+) -> tuple[dict[str, Any] | None, SampleMemory | None]:
+    """Race the merge against the best one of the sweep so far: how it ended, and what is known of the samples.
+
+    Nothing of either without racing, and for the first merge.
+    """
+    if racing is None:
+        return None, None
+
+    from fusion_eval.engine import SampleMemory
+    from fusion_eval.racing import find_opponent
+
+    best = find_opponent(directory, recorded(cfg))
+    if best is None or set(best.scores) != set(pool.tasks):
+        return None, None
+    for task, scores in best.scores.items():
+        if cfg.objective not in (None, f"mean.{scores.metric}"):
+            raise ConfigError(
+                f"racing=on compares {scores.metric}, the primary metric of task {task!r}, which is not what "
+                f"objective={cfg.objective} asks for: put that first among the metrics, or leave racing off"
+            )
+    memory = SampleMemory()
+    verdict = racing.run(pool.tasks, model, runner, best.scores, best.finished, memory)
+    return {"against": best.name, "estimate": best.mean + verdict.behind, **verdict.as_dict()}, memory
 
 
 def _check_choices(cfg: DictConfig) -> None:

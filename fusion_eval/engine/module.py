@@ -17,6 +17,7 @@ from fusion_eval.engine.batch_size import is_out_of_memory
 from fusion_eval.engine.placement import Placement, Subject
 from fusion_eval.engine.ranks import all_ranks, raise_together, require_agreement
 from fusion_eval.engine.reading import Batch, Feed
+from fusion_eval.engine.sample_memory import SampleRows
 from fusion_eval.engine.shard import by_length, interleave
 from fusion_eval.errors import TaskError
 from fusion_eval.tasks import Prediction, Task
@@ -34,7 +35,7 @@ class TaskModule(pl.LightningModule):
     """One task, one model, one pass over the samples.
 
     After `Trainer.test` the attribute `columns` (on every rank) holds what the task kept of each sample, in the order
-    of `indices`, and `updates` what the metrics were given, if `keep_updates`.
+    of `indices`, and, if `keep_updates`, `updates` what the metrics were given, and `rows` both for a later pass.
 
     Args:
         name: Prefix of the logged metrics, which keeps the tasks of one reused Trainer apart.
@@ -46,7 +47,8 @@ class TaskModule(pl.LightningModule):
         indices: Shape `(n,)`: which samples are evaluated, over all ranks.
         feed: Brings them.
         placement: In which form the model runs.
-        keep_updates: Whether what the metrics are given is kept for a bootstrap.
+        keep_updates: Whether what the metrics are given is kept, for a bootstrap or for `rows`.
+        known: Rows of earlier passes: these samples do not go through the model again; at least one sample a rank does.
     """
 
     def __init__(
@@ -60,18 +62,21 @@ class TaskModule(pl.LightningModule):
         feed: Feed,
         placement: Placement,
         keep_updates: bool,
+        known: SampleRows | None = None,
     ) -> None:
         super().__init__()
         self.metrics = metrics
         self._logged = {**metrics, EVALUATED: SumMetric().set_dtype(torch.float64)}
         self.columns: dict[str, np.ndarray] = {}
         self.updates: tuple[np.ndarray, np.ndarray] | None = None
+        self.rows: SampleRows | None = None
         self._name = name
         self._task = task
         self._subject = subject
         self._samples = samples
         self.indices = indices
-        self._ordered = by_length(samples, indices)
+        self._known = known
+        self._ordered = by_length(samples, indices if known is None else np.setdiff1d(indices, known.indices))
         self._feed = feed
         self._placement = placement
         self._keep_updates = keep_updates
@@ -101,6 +106,9 @@ class TaskModule(pl.LightningModule):
         self._registered = nn.ModuleDict({f"metric {key}": metric for key, metric in self._logged.items()})
         self._registered.to(self.device)
         require_agreement((self._name, len(self.indices)), "the task that runs")
+        if self._known is not None and self.trainer.is_global_zero:
+            columns = self._known.columns
+            self._update(*(torch.from_numpy(columns[name]).to(self.device) for name in (_OUTPUTS, _TARGETS)))
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Check targets on the CPU."""
@@ -120,10 +128,13 @@ class TaskModule(pl.LightningModule):
             return
         with self.catching():
             for prediction in self._predictions(batch):
-                for metric in self.metrics.values():
-                    metric.update(prediction.outputs, prediction.targets)
-                self._logged[EVALUATED].update(len(prediction.targets))
+                self._update(prediction.outputs, prediction.targets)
                 self._keep(prediction)
+
+    def _update(self, outputs: Tensor, targets: Tensor) -> None:
+        for metric in self.metrics.values():
+            metric.update(outputs, targets)
+        self._logged[EVALUATED].update(len(targets))
 
     def _predictions(self, batch: Batch) -> Iterator[Prediction]:
         """Those of a batch, or, where it does not fit into memory, of its parts, which are read again."""
@@ -161,9 +172,14 @@ class TaskModule(pl.LightningModule):
         shard = {key: _joined([batch[key] for batch in self._kept]) for key in self._kept[0]}
         shards = all_ranks(shard)
         whole = {key: interleave([part[key] for part in shards]) for key in shard}
-        if self._ordered is not self.indices:
-            whole = {key: rows[np.argsort(self._ordered)] for key, rows in whole.items()}
+        rows = SampleRows(self._ordered, whole)
+        if self._known is not None:
+            rows = rows.joined(self._known)
+        elif self._ordered is not self.indices:
+            rows = rows.select(np.argsort(self._ordered))
+        whole = dict(rows.columns)
         if self._keep_updates:
+            self.rows = rows
             self.updates = whole.pop(_OUTPUTS), whole.pop(_TARGETS)
         groups = {} if self._samples.groups is None else {"group": self._samples.groups[self.indices]}
         self.columns = {"index": self.indices, **groups, **whole}

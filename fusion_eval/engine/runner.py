@@ -28,6 +28,7 @@ from fusion_eval.engine.prepare import fingerprint_samples, prepare
 from fusion_eval.engine.progress import TaskProgress
 from fusion_eval.engine.ranks import raise_together
 from fusion_eval.engine.reading import Feed, Reader
+from fusion_eval.engine.sample_memory import SampleMemory
 from fusion_eval.engine.shard import select
 from fusion_eval.engine.store import DiskStore, process_store
 from fusion_eval.engine.trainer import gather_ranks, make_trainer, quiet
@@ -109,8 +110,19 @@ class Runner:
         """Whether this process is the one that writes and prints."""
         return bool(self._trainer.is_global_zero)
 
+    @property
+    def processes(self) -> int:
+        """How many share the samples of a task; each needs one."""
+        return int(self._trainer.num_devices * self._trainer.num_nodes)
+
     def run(
-        self, name: str, task: Task, model: nn.Module, label: str = "model", indices: np.ndarray | None = None
+        self,
+        name: str,
+        task: Task,
+        model: nn.Module,
+        label: str = "model",
+        indices: np.ndarray | None = None,
+        memory: SampleMemory | None = None,
     ) -> TaskResult:
         """Evaluate a model on one task.
 
@@ -120,7 +132,8 @@ class Runner:
             model: Features or logits out. A task without a head of its own uses the one under its name in the model's
                 mapping `heads`, where the model has one.
             label: What the progress display calls the model.
-            indices: Which samples to evaluate, ascending; None: all, or `limit` of them.
+            indices: Which samples to evaluate, ascending, of those that None means: all, or `limit` of them.
+            memory: What earlier passes found out about these samples is taken from there, and left there by this one.
 
         Raises:
             FusionEvalError: the data, the model's output or a metric is not what it should be.
@@ -129,9 +142,10 @@ class Runner:
             model.adapt(task.model_key(name))
         kept, head = prepare(name, task, model, share=self.resident != "off")
         samples = kept.thing
-        indices = select(len(samples), self.limit, self.seed) if indices is None else indices
-        if len(indices) < self._processes:
-            raise TaskError(f"{len(indices)} samples cannot be shared by {self._processes} processes")
+        selected = select(len(samples), self.limit, self.seed)
+        indices = selected if indices is None else indices
+        if len(indices) < self.processes:
+            raise TaskError(f"{len(indices)} samples cannot be shared by {self.processes} processes")
         fingerprints = {
             "weights": fingerprint_weights(model),
             "head": "none" if head is None else fingerprint_weights(head),
@@ -146,7 +160,10 @@ class Runner:
         what = f"{label} on {name}"
         version = fingerprint_config(fingerprints["weights"], describe_architecture(model))
         subject = Subject(model, head, version)
-        run = partial(self._evaluate, what, name, task, metrics, subject, samples, indices, fingerprints)
+        reader = partial(self._open, name, task, samples, selected, fingerprints["data"])  # of which a part may be read
+        run = partial(
+            self._evaluate, what, name, task, metrics, subject, samples, indices, fingerprints, reader, memory
+        )
         store, depends_on = self._disk_store, None
         if store is not None:
             depends_on = dependencies(fingerprints, task, model, head, samples, indices, self._settings)
@@ -174,25 +191,29 @@ class Runner:
         samples: Samples,
         indices: np.ndarray,
         fingerprints: dict[str, str],
+        open_reader: Callable[[], Reader],
+        memory: SampleMemory | None,
     ) -> TaskResult:
-        reader = self._open(name, task, samples, indices, fingerprints["data"])
-        feed = Feed(reader, self._size(task, subject), self.num_workers, self._device.type == "cuda")
+        feed = Feed(open_reader(), self._size(task, subject), self.num_workers, self._device.type == "cuda")
         placement = Placement(self.channels_last, self.compile)
-        module = TaskModule(
-            name, task, metrics, subject, samples, indices, feed, placement, keep_updates=self.bootstrap > 0
-        )
+        known = None if memory is None else memory.recall(name, fingerprints, indices, unknown=self.processes)
+        keep = self.bootstrap > 0 or memory is not None
+        module = TaskModule(name, task, metrics, subject, samples, indices, feed, placement, keep, known)
         self._progress.announce(what)
         try:
             with quiet():
-                return evaluate(self._trainer, task, module, fingerprints, self.bootstrap, self.seed)
+                result = evaluate(self._trainer, task, module, fingerprints, self.bootstrap, self.seed)
         except BaseException:
             del self.__dict__["_trainer_and_loggers"]  # it stopped half-way; the next task gets a fresh one
             raise
+        if memory is not None and module.rows is not None:
+            memory.keep(name, fingerprints, module.rows)
+        return result
 
     def _open(self, name: str, task: Task, samples: Samples, indices: np.ndarray, fingerprint: str) -> Reader:
         """What reads the samples, on all ranks or on none."""
         reader, error = None, None
-        resident = self.resident if self._processes == 1 else "off"  # of several, each would hold all
+        resident = self.resident if self.processes == 1 else "off"  # of several, each would hold all
         try:
             with self._progress.preparing(name, len(indices)) as advance:
                 access = Access(self.cache or DataCache("off"), resident, self._device, advance)
@@ -226,10 +247,6 @@ class Runner:
     @property
     def _device(self) -> torch.device:
         return self._trainer.strategy.root_device
-
-    @property
-    def _processes(self) -> int:
-        return self._trainer.num_devices * self._trainer.num_nodes
 
     @property
     def _trainer(self) -> pl.Trainer:

@@ -26,10 +26,12 @@ class Opponent:
     Args:
         name: Of its directory.
         scores: Task name to what it reached.
+        finished: How many jobs were evaluated to the end, it included.
     """
 
     name: str
     scores: Mapping[str, Scores]
+    finished: int
 
     @property
     def mean(self) -> float:
@@ -60,18 +62,18 @@ def find_opponent(directory: Path, config: Mapping[str, Any]) -> Opponent | None
     ]
     if not runs:
         return None
-    return _read(max(runs, key=_mean))
+    return _read(max(runs, key=_mean), len(runs))
 
 
 def _mean(run: Run) -> float:
     return float(np.mean([run.document["report"][task][run.primary(task)] for task in run.tasks]))
 
 
-def _read(run: Run) -> Opponent:
+def _read(run: Run, finished: int) -> Opponent:
     scores = {}
     for task in run.tasks:
         found = require_scores(task, run.scores(task), run.document["higher_is_better"][task])
         scores[task] = Scores(run.primary(task), run.samples(task)["index"], found)
     if not scores:
         raise ConfigError(f"racing=on: {run.directory} has no per-sample scores")
-    return Opponent(run.directory.name, scores)
+    return Opponent(run.directory.name, scores, finished)

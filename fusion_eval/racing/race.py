@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fusion_eval.engine.sample_memory import SampleMemory
 from fusion_eval.errors import ConfigError
-from fusion_eval.racing.bounds import upper_bounds
+from fusion_eval.racing.bounds import draw_order, evidence, upper_bound
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,9 +45,9 @@ class Verdict:
         dropped: Whether the merge is worse than the one it was compared with, with the confidence asked for.
         samples: How many samples it was evaluated on before that was known, over all tasks.
         of: How many there are.
-        behind: Mean over tasks of the difference to the other one, on these samples; below 0 it is worse.
-        at_most: What that mean over all samples is at most, with the confidence asked for.
-        confidence: That it is at most so, at any moment of the race.
+        behind: Mean over tasks of the mean difference to the other one, on these samples; below 0 it is worse.
+        at_most: What that mean over all samples is at most, at any moment of the race.
+        confidence: Of all drops of the sweep together, so far as they could cost it its best merge.
     """
 
     dropped: bool
@@ -66,15 +67,21 @@ class Racing:
     """Compares a merge with the best so far on more and more samples, in an order that is drawn once for all merges.
 
     What is compared is the mean over tasks of their primary metrics: each sample counts `1 / (tasks * samples of its
-    task)`. The difference of two merges on the samples seen so far bounds that on all samples (`upper_bounds`); once
-    it is below 0 the merge is dropped. The best merge of a sweep is compared once, with whatever was the best before
-    it, and so is dropped with a probability of at most `error`, in draws of the order. A merge that is not dropped
-    after a share `last` of the samples is evaluated on all, as if there had been no race.
+    task)`. Once betting on the merge being worse has won so much that chance is no explanation (`evidence`), it is
+    dropped. What it was evaluated on is not evaluated again if it survives, so a race costs few forwards in vain: the
+    looks.
+
+    The best merge of a sweep is dropped with a probability of at most `error`, in draws of the order, if jobs run one
+    after the other. Take the merges each of which is better than all before it. As long as none of them is dropped,
+    each races against the one before it, which no draw decides; so it is enough that the levels of these races sum to
+    `error` at most. After `k` merges have been evaluated to the end the level is `error / (k (k + 1))`, and between two
+    of these merges `k` grows.
 
     Args:
-        error: The probability with which the best merge may be dropped, in (0, 1).
-        first: The share of all samples after which is looked first; each further look is at twice as many.
+        error: The probability with which the best merge of a sweep may be dropped, in (0, 1).
+        first: The share of all samples after which is looked first, if every task has some among them.
         last: The share of all samples after which a merge has survived.
+        growth: At how many times as many samples is looked next, above 1.
         seed: Of the order of the samples.
 
     Raises:
@@ -82,8 +89,9 @@ class Racing:
     """
 
     error: float = 0.05
-    first: float = 0.02
-    last: float = 0.32
+    first: float = 0.005
+    last: float = 0.9
+    growth: float = 1.5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -93,8 +101,18 @@ class Racing:
             raise ConfigError(
                 f"racing: expected 0 < first <= last <= 1, found first={self.first!r} and last={self.last!r}"
             )
+        if not self.growth > 1:
+            raise ConfigError(f"racing.growth: expected a number above 1, found {self.growth!r}")
 
-    def run(self, tasks: Mapping[str, Task], model: nn.Module, runner: Runner, best: Mapping[str, Scores]) -> Verdict:
+    def run(
+        self,
+        tasks: Mapping[str, Task],
+        model: nn.Module,
+        runner: Runner,
+        best: Mapping[str, Scores],
+        finished: int = 1,
+        memory: SampleMemory | None = None,
+    ) -> Verdict:
         """Race a model against the best so far.
 
         Args:
@@ -102,63 +120,73 @@ class Racing:
             model: The model under test.
             runner: Evaluates it.
             best: Task name to what the best merge so far reached, for every task.
+            finished: How many merges were evaluated to the end before.
+            memory: Keeps what is found out about the samples; None: nothing does.
 
         Raises:
             ConfigError: the primary metric of a task is no mean of values in [0, 1].
             FusionEvalError: from a task.
         """
-        task_of, place = self._order(best)
+        counts = [len(scores.index) for scores in best.values()]
+        task_of = np.repeat(np.arange(len(counts)), counts)
+        place = np.concatenate([np.arange(count) for count in counts])
+        weights = (1 / (len(counts) * np.array(counts)))[task_of]
+        order = draw_order(weights, self.seed)
+        level = self.level(finished)
+        memory = SampleMemory() if memory is None else memory
         runner = replace(runner, bootstrap=0, progress=False)
         raced = {
             name: replace(tasks[name], metrics={scores.metric: tasks[name].metrics[scores.metric]})
             for name, scores in best.items()
         }
-        weights = np.array([len(task_of) / len(best) / len(scores.index) for scores in best.values()])
-        differences = np.empty(0)
-        for seen in self.looks(len(task_of)):
-            chunk = slice(len(differences), seen)
-            found = np.empty(seen - len(differences))
+        enough = [np.flatnonzero(task_of[order] == number)[: runner.processes][-1] for number in range(len(counts))]
+        looks = [count for count in self.looks(len(order)) if count > max(enough)]  # else a task cannot be run
+        differences, seen = np.zeros(len(order)), np.zeros(len(order), dtype=bool)
+        for count in looks or [len(order)]:
+            new = set(task_of[order[:count]][~seen[order[:count]]])
+            seen[order[:count]] = True
             for number, (name, scores) in enumerate(best.items()):
-                mine = np.flatnonzero(task_of[chunk] == number)
-                in_data_order = mine[np.argsort(place[chunk][mine])]
-                chosen = place[chunk][in_data_order]
-                if len(mine):
-                    result = runner.run(name, raced[name], model, indices=scores.index[chosen])
-                    gained = require_scores(name, result.scores, result.higher_is_better) - scores.score[chosen]
-                    found[in_data_order] = weights[number] * gained
-            differences = np.concatenate([differences, found])
-            bounds = upper_bounds(differences, len(task_of), -weights.max(), weights.max(), self.error)
-            if bounds[-1] < 0:
+                mine = np.flatnonzero(seen & (task_of == number))
+                chosen = place[mine]
+                if number in new:
+                    result = runner.run(name, raced[name], model, indices=scores.index[chosen], memory=memory)
+                    gained = require_scores(name, result.scores, result.higher_is_better)
+                    differences[mine] = gained - scores.score[chosen]
+            found, of_found = differences[order[:count]], weights[order[:count]]
+            dropped = bool(evidence(found, of_found).max() >= np.log(1 / level))
+            if dropped:
                 break
+        means = [differences[seen & (task_of == number)].mean() for number in range(len(counts))]
         return Verdict(
-            dropped=bool(bounds[-1] < 0),
-            samples=len(differences),
-            of=len(task_of),
-            behind=float(differences.mean()),
-            at_most=float(bounds[-1]),
+            dropped=dropped,
+            samples=count,
+            of=len(order),
+            behind=float(np.mean(means)),
+            at_most=upper_bound(found, of_found, level),
             confidence=1 - self.error,
         )
+
+    def level(self, finished: int) -> float:
+        """The error of one race, after so many merges have been evaluated to the end; those of all sum to `error`.
+
+        Example:
+            >>> Racing(error=0.06).level(1), Racing(error=0.06).level(2)
+            (0.03, 0.01)
+        """
+        return self.error / (finished * (finished + 1))
 
     def looks(self, total: int) -> list[int]:
         """After how many of `total` samples is looked.
 
         Example:
-            >>> Racing(first=0.02, last=0.1).looks(1000)
+            >>> Racing(first=0.02, last=0.1, growth=2).looks(1000)
             [20, 40, 80, 100]
         """
         counts, share = [], self.first
         while share < self.last:
             counts.append(max(1, round(share * total)))
-            share *= 2
+            share *= self.growth
         return sorted({*counts, max(1, round(self.last * total))})
-
-    def _order(self, best: Mapping[str, Scores]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Samples of all tasks in the order of the race: the number of the task, and the place among its samples."""
-        counts = [len(scores.index) for scores in best.values()]
-        order = np.random.default_rng(self.seed).permutation(sum(counts))
-        task_of = np.repeat(np.arange(len(counts)), counts)
-        place = np.concatenate([np.arange(count) for count in counts])
-        return task_of[order], place[order]
 
 
 def require_scores(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from fusion_eval.engine import Runner
+from fusion_eval.engine import Runner, SampleMemory
 from fusion_eval.errors import ConfigError, FusionEvalError, suggest
 from fusion_eval.report import Report, TaskFailure, TaskResult
 from fusion_eval.taskpool.base import BaseTaskPool
@@ -75,6 +75,7 @@ class TaskPool(BaseTaskPool):
         on_error: Literal["raise", "record"] = "raise",
         on_result: Callable[[str, TaskResult | TaskFailure], Any] | None = None,
         label: str = "model",
+        memory: SampleMemory | None = None,
     ) -> Report:
         """Evaluate a model on every task.
 
@@ -84,6 +85,7 @@ class TaskPool(BaseTaskPool):
             on_error: Whether a failing task stops the evaluation, or is recorded while the others still run.
             on_result: Called after each task with its name and what became of it.
             label: What the progress display calls the model.
+            memory: What is known of samples that were evaluated before; they do not go through the model again.
 
         Returns:
             `{task: {metric: value}}`, with standard errors, samples and failures as attributes.
@@ -99,7 +101,7 @@ class TaskPool(BaseTaskPool):
         failures: dict[str, TaskFailure] = {}
         for name, task in self.tasks.items():
             try:
-                results[name] = outcome = runner.run(name, task, model, label)
+                results[name] = outcome = runner.run(name, task, model, label, memory=memory)
             except Exception as error:
                 failures[name] = failure = TaskFailure.from_exception(error)
                 if on_result is not None:

@@ -15,7 +15,7 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from fusion_eval import Classification, MergedModel, Runner
-from fusion_eval.data import CheckpointProcessor, DataCache, ImageFolder, ImageTransform, MapStyle
+from fusion_eval.data import Arrays, CheckpointProcessor, DataCache, ImageFolder, ImageTransform, MapStyle
 from fusion_eval.data import processor as checkpoint
 from fusion_eval.data.prepared import cache
 from fusion_eval.engine import access, placement, prepare
@@ -202,8 +202,10 @@ def test_a_broken_image_fails_the_task_and_leaves_no_store(images, tmp_path):
     assert not [path for path in (tmp_path / "prepared").iterdir() if path.is_dir()]
 
 
-def test_targets_are_checked_before_they_go_to_the_device(images):
-    task = Classification(ImageFolder(images, transform=Counted(size=32)), METRICS, num_classes=2)
+def test_targets_are_checked_before_they_go_to_the_device(tmp_path):
+    inputs = np.zeros((5, 3, 32, 32), dtype=np.float32)
+    np.savez(tmp_path / "test.npz", inputs=inputs, targets=np.array([0, 1, 2, 1, 0]))
+    task = Classification(Arrays(str(tmp_path / "test.npz")), METRICS, num_classes=2)
     with pytest.raises(TaskError, match="target 2 is outside the 2 classes"):
         run(task, cache=DataCache("memory"), resident="on")
 
