@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fusion_eval.data.digest import digest_content
 from fusion_eval.data.source import DataSource, Samples
-from fusion_eval.errors import DataError, suggest
+from fusion_eval.errors import ConfigError, DataError, suggest
 
 __all__ = ["RetrievalSamples", "Search"]
 
@@ -29,6 +29,10 @@ class Search(DataSource):
             has a gain above 0 is relevant.
         query: The column of the query's id in `relevance`.
         document: The column of the document's id in `relevance`.
+        split: That of `relevance`, which decides what queries are evaluated; None: the one that it names itself.
+
+    Raises:
+        ConfigError: a split is named, and `relevance` is a data source without splits.
     """
 
     queries: DataSource
@@ -36,6 +40,17 @@ class Search(DataSource):
     relevance: DataSource
     query: str = "query-id"
     document: str = "corpus-id"
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        relevance: Any = self.relevance
+        own = getattr(relevance, "split", None)
+        if self.split is None:
+            object.__setattr__(self, "split", own)
+        elif own is None:
+            raise ConfigError(f"Search: split={self.split}: relevance, {type(relevance).__name__}, has no splits")
+        elif self.split != own:
+            object.__setattr__(self, "relevance", replace(relevance, split=self.split))
 
     def load(self) -> RetrievalSamples:
         """Open the three parts.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fusion_eval.errors import CheckpointError, ConfigError, TaskError, suggest
+from fusion_eval.errors import CheckpointError, ConfigError, TaskError, few, suggest
 from fusion_eval.models.checkpoint import load_state_dict
 from fusion_eval.models.fit import fit_state_dict
 from fusion_eval.models.hub import local_path
@@ -18,6 +18,7 @@ from fusion_eval.models.hub import local_path
 __all__ = ["Backbone", "CheckpointHead", "HeadOfCheckpoint", "read_config", "with_stored_names"]
 
 _PADDING = -1
+_GIVEN_BY_BACKBONE = {"decoder_input_ids"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,12 @@ class Backbone:
             raise CheckpointError(
                 f"{self.path}: transformers has no {self.auto_class} for model_type {config.model_type!r}"
             ) from error
-        return with_stored_names(model.base_model)
+        backbone: Any = with_stored_names(model.base_model)
+        if hasattr(backbone, "_shift_right"):
+            # Under a key of its own for the reason that "stored names" has one.
+            backbone._forward_pre_hooks["decoder inputs"] = _shift_inputs
+            backbone._forward_pre_hooks_with_kwargs["decoder inputs"] = True
+        return backbone  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,7 @@ class HeadOfCheckpoint(nn.Module):
             TaskError: the backbone's output is not what the classifier takes.
         """
         given = self.classifier.base_model
-        given.output = output
+        given.output, given.inputs = output, inputs
         try:
             done = self.classifier(**_marked(inputs)) if isinstance(inputs, Mapping) else self.classifier(inputs)
         except Exception as error:
@@ -159,7 +165,7 @@ class HeadOfCheckpoint(nn.Module):
                 f"the head of {name} failed on the model's output: {type(error).__name__}: {error}"
             ) from error
         finally:
-            given.output = None
+            given.output = given.inputs = None
         logits: Tensor = done.logits
         return logits
 
@@ -179,8 +185,13 @@ class _Given(nn.Module):
     """Stands in the place of a backbone, and returns what that has returned."""
 
     output: Any = None
+    inputs: Any = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.inputs, Mapping):
+            made = {name for name, value in kwargs.items() if isinstance(value, Tensor)} - set(self.inputs)
+            if made - _GIVEN_BY_BACKBONE:
+                raise ValueError(f"the classifier gives its backbone {few(sorted(made))} too, which it did not get")
         return self.output
 
 
@@ -211,6 +222,15 @@ def with_stored_names(backbone: Any) -> nn.Module:
         in_memory = {new: old for old, new in renamed.items()}
         backbone._load_state_dict_pre_hooks["stored names"] = partial(_rename, in_memory, None)
     return backbone  # type: ignore[no-any-return]
+
+
+def _shift_inputs(
+    backbone: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Where the decoder is given nothing, give it the inputs shifted right: T5's classifiers do, T5 itself does not."""
+    if kwargs.keys() & {"decoder_input_ids", "decoder_inputs_embeds", "encoder_outputs"} or "input_ids" not in kwargs:
+        return args, kwargs
+    return args, {**kwargs, "decoder_input_ids": backbone._shift_right(kwargs["input_ids"])}
 
 
 def _rename(

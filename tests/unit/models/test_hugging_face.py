@@ -24,6 +24,18 @@ GPT = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 50, **IDS}
+BART = {
+    "d_model": 16,
+    **{
+        f"{part}_{name}": value
+        for part in ("encoder", "decoder")
+        for name, value in (("layers", 2), ("attention_heads", 2), ("ffn_dim", 32))
+    },
+    "vocab_size": 50,
+    **IDS,
+}
 CLASSIFIERS = {
     "ViTForImageClassification": VIT,
     "Dinov2ForImageClassification": VIT,
@@ -36,6 +48,19 @@ CLASSIFIERS = {
     "DistilBertForSequenceClassification": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 50},
     "GPT2ForSequenceClassification": {**GPT, "pad_token_id": 0},
     "LlamaForSequenceClassification": {**BERT, "pad_token_id": 0},
+    "MistralForSequenceClassification": {**BERT, "pad_token_id": 0, "num_key_value_heads": 1},
+    "Qwen2ForSequenceClassification": {**BERT, "pad_token_id": 0, "num_key_value_heads": 1},
+    "OPTForSequenceClassification": {**BERT, "ffn_dim": 32, "word_embed_proj_dim": 16, "pad_token_id": 0},
+    "AlbertForSequenceClassification": {**BERT, "embedding_size": 8},
+    "ElectraForSequenceClassification": {**BERT, "embedding_size": 8},
+    "DebertaV2ForSequenceClassification": BERT,
+    "MPNetForSequenceClassification": BERT,
+    "XLNetForSequenceClassification": {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 32, "vocab_size": 50},
+    "T5ForSequenceClassification": T5,
+    "MT5ForSequenceClassification": T5,
+    "UMT5ForSequenceClassification": T5,
+    "BartForSequenceClassification": BART,
+    "MBartForSequenceClassification": BART,
 }
 
 
@@ -57,6 +82,7 @@ def inputs_of(name):
         return torch.randn(4, 3, 16, 16, generator=draw)
     ids, mask = torch.randint(3, 50, (4, 7), generator=draw), torch.ones(4, 7, dtype=torch.long)
     ids[1, 4:], mask[1, 4:] = 0, 0  # padded on the right
+    ids[[0, 1, 2, 3], [6, 3, 6, 6]] = 2  # the end of each text, which encoder-decoders classify
     return {"input_ids": ids, "attention_mask": mask}
 
 
@@ -78,6 +104,18 @@ def test_backbone_and_head_are_together_the_classifier(name, tmp_path):
     output = called(loaded(tmp_path, name), inputs)
     logits = CheckpointHead(str(tmp_path)).load().eval()(output, inputs)
     assert torch.equal(logits, called(model, inputs).logits)
+
+
+@torch.no_grad()
+def test_a_classifier_that_gives_its_backbone_more_than_it_was_given_is_refused(tmp_path):
+    """Longformer's lets the first token attend to all others, which a backbone that runs alone does not know."""
+    config = transformers.LongformerConfig(**BERT, attention_window=4, pad_token_id=0, num_labels=3)
+    transformers.LongformerForSequenceClassification(config).save_pretrained(tmp_path)
+    name = "LongformerForSequenceClassification"
+    inputs = inputs_of(name)
+    output = called(loaded(tmp_path, name), inputs)
+    with pytest.raises(TaskError, match="gives its backbone global_attention_mask too, which it did not get"):
+        CheckpointHead(str(tmp_path)).load()(output, inputs)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
@@ -16,8 +17,9 @@ from transformers import BertModel
 
 from fusion_eval.data import HuggingFace, Search, Tokenized
 from fusion_eval.engine import Runner
-from fusion_eval.errors import DataError, TaskError
+from fusion_eval.errors import ConfigError, DataError, TaskError
 from fusion_eval.models import Pooled
+from fusion_eval.selection import tasks_on_split
 from fusion_eval.tasks import CrossEntropy, DiscountedGainAt, RecallAt, ReciprocalRankAt, Retrieval
 
 METRICS = {
@@ -166,6 +168,20 @@ def test_an_id_that_is_there_twice_is_refused(tmp_path, encoder_path):
     ), data.relevance)  # fmt: skip
     with pytest.raises(DataError, match=r"documents: the id 'd0' is in row 0 and in row 1"):
         broken.load()
+
+
+def test_the_split_is_that_of_the_judgements(data, tmp_path):
+    judged = Dataset.load_from_disk(str(tmp_path / "qrels"))
+    DatasetDict(test=judged, val=judged.select(range(12))).save_to_disk(tmp_path / "both")
+    both = replace(data, relevance=replace(data.relevance, path=str(tmp_path / "both")))
+    tasks = {"search": Retrieval(both, METRICS, head=Pooled())}
+    assert both.split == "test"
+    assert len(both.load()) == QUERIES - 1
+    assert len(tasks_on_split(tasks, "val", other=True)["search"].data.load()) == 3
+    with pytest.raises(ConfigError, match="what is chosen on split 'test' must be evaluated on another"):
+        tasks_on_split(tasks, "test", other=True)
+    with pytest.raises(ConfigError, match="split=val: relevance, Search, has no splits"):
+        Search(data.queries, data.documents, replace(data, relevance=object(), split=None), split="val")
 
 
 def test_another_metric_and_other_data_are_refused(data, model):
