@@ -25,7 +25,7 @@ _GRANULARITIES = ("task", "layer")
 
 @dataclass(frozen=True)
 class AdaMerging(MethodWithData):
-    """Adaptive merging (arXiv 2310.02575, section 3): `base + sum_t c_t * (expert_t - base)`, with learnt `c_t`.
+    """Adaptive merging (arXiv 2310.02575): `base + sum_t c_t * (expert_t - base)`, with learnt `c_t`.
 
     Adam minimises the sum over tasks of the mean entropy of the merged model's predictions on a batch of the task's
     calibration samples, one batch of every task a step. Coefficients are clamped to [0, 1], as the authors' code does.
@@ -43,8 +43,9 @@ class AdaMerging(MethodWithData):
         granularity: "task" learns a coefficient an expert, "layer" one for every tensor of every expert. Buffers, such
             as the statistics of BatchNorm, have no gradient: with "layer" their coefficients stay at `prior`.
         prior: What every coefficient starts with.
-        steps: How many steps Adam takes; 500 in the paper. 0 leaves the prior.
-        learning_rate: That of Adam, 1e-3 in the paper, so that no coefficient moves by more than about 0.5 in 500.
+        steps: How many steps Adam takes; 500 in the authors' code. 0 leaves the prior.
+        learning_rate: That of Adam, 1e-3 in the authors' code, so that no coefficient moves by more than about 0.5
+            in 500.
 
     Raises:
         ConfigError: a hyper-parameter is out of range.

@@ -21,7 +21,7 @@ __all__ = ["Average"]
 
 @dataclass(frozen=True)
 class Average(MergingMethod):
-    """The mean of the experts: with equal weights the "uniform soup" of arXiv 2203.05482, section 2.
+    """The mean of the experts: with equal weights the "uniform soup" of Model Soups (arXiv 2203.05482).
 
     Attributes:
         scaling: How far to go from the base (0) to the mean (1, exactly), or beyond, so that a sweep over scaling

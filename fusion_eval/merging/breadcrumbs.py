@@ -22,7 +22,7 @@ __all__ = ["Breadcrumbs"]
 
 @dataclass(frozen=True)
 class Breadcrumbs(TaskVectorMethod):
-    """Model Breadcrumbs (arXiv 2312.06795, section 3): `base + scaling * sum_t (mask_t * (expert_t - base))`.
+    """Model Breadcrumbs (arXiv 2312.06795): `base + scaling * sum_t (mask_t * (expert_t - base))`.
 
     Of the `n` values of a tensor of a task vector the `floor(outliers * n)` largest magnitudes are masked as outliers;
     of the others the `max(1, floor(density * n))` largest stay, with all that equal the smallest or the largest of

@@ -55,7 +55,7 @@ def disjoint_mean(vectors: Tensor, weights: Tensor | None = None) -> Tensor:
         weights: Shape `(n,)`: with what each votes for a sign and counts in the mean; None: all the same.
 
     Returns:
-        Shape `(...)`; 0 where no value has the elected sign (arXiv 2306.01708, algorithm 1).
+        Shape `(...)`; 0 where no value has the elected sign (the disjoint merge of arXiv 2306.01708).
 
     Example:
         >>> import torch

@@ -20,7 +20,7 @@ __all__ = ["Dare"]
 
 @dataclass(frozen=True)
 class Dare(TaskVectorMethod):
-    """Drop And REscale (arXiv 2311.03099, section 3): `base + scaling * consensus_t(mask_t * vector_t / density)`.
+    """Drop And REscale (arXiv 2311.03099): `base + scaling * consensus_t(mask_t * vector_t / density)`.
 
     Each value of a task vector is dropped with the probability `p = 1 - density`, independently of all others, and
     the rest is divided by `1 - p`, so that its expectation stays. mergekit's `rescale` restores the L1 norm that
@@ -28,8 +28,8 @@ class Dare(TaskVectorMethod):
 
     Attributes:
         scaling: The scaling coefficient of the combined task vector, as in `TaskArithmetic` or, for "ties", `Ties`.
-        density: The probability to be kept, in (0, 1], one minus the drop rate. The paper finds that large language
-            models bear drop rates of 0.9 and more; others bear less, and it searches 0.1 to 0.9 when it merges.
+        density: The probability to be kept, in (0, 1], one minus the drop rate. The paper finds that language
+            models bear drop rates of 0.9 and even 0.99, large ones most of all.
         consensus: "sum" adds the task vectors, as task arithmetic does; "ties" elects a sign and takes the mean of
             those that agree, as TIES does, the random drop taking the place of its trimming.
         seed: Of the drops. Equal seeds give equal bits, whatever else the machine does.

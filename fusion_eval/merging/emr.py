@@ -21,7 +21,7 @@ __all__ = ["EmrMerging"]
 
 @dataclass(frozen=True)
 class EmrMerging(PerTaskMethod):
-    """Elect, Mask and Rescale (arXiv 2405.17461, section 3.2, algorithm 1). It has no hyper-parameter.
+    """Elect, Mask and Rescale (arXiv 2405.17461). It has no hyper-parameter.
 
     Elect: the unified vector has in each place the sign of the sum of the task vectors and the largest magnitude among
     those of that sign; 0 where the two signs weigh exactly the same (the authors' code elects minus there). Mask: of

@@ -18,7 +18,7 @@ __all__ = ["IsoC", "IsoCTS"]
 
 @dataclass(frozen=True)
 class IsoC(TaskVectorMethod):
-    """Isotropic merging in the common subspace (Iso-C; arXiv 2502.04959, section 4.1).
+    """Isotropic merging in the common subspace (Iso-C; arXiv 2502.04959, section 4).
 
     The task vectors of a weight matrix are summed, `sum_t (expert_t - base) = U diag(s) V'`, and the singular values
     replaced by their mean: `base + scaling * mean(s) U V'`. So no direction that many tasks share drowns the others.
@@ -28,8 +28,7 @@ class IsoC(TaskVectorMethod):
     values that are not 0, and only they are replaced: the directions of the others are arbitrary.
 
     Attributes:
-        scaling: The scaling coefficient, called alpha in the paper, which chooses it on validation data: between 1
-            and 2 for 8 to 20 vision tasks.
+        scaling: The scaling coefficient, called alpha in the paper; to be chosen on validation data, from 1 on.
         flatten_kernels: Whether convolution kernels are matrices, of shape `(out channels, everything else)`. The
             paper merges transformers, and the one kernel they have as no matrix.
 
@@ -51,7 +50,7 @@ class IsoC(TaskVectorMethod):
 
 @dataclass(frozen=True)
 class IsoCTS(TaskVectorMethod):
-    """Isotropic merging in common and task-specific subspaces (Iso-CTS; arXiv 2502.04959, section 4.2, algorithm 1).
+    """Isotropic merging in common and task-specific subspaces (Iso-CTS; arXiv 2502.04959, section 4).
 
     As Iso-C, but only the largest singular directions of the sum, the common subspace, are kept. The others are
     replaced by the same number of task-specific ones: for each expert, the largest of its task vector without its
@@ -59,9 +58,9 @@ class IsoCTS(TaskVectorMethod):
     values replaced by the mean. As in Iso-C, those that are 0 are left out.
 
     Attributes:
-        scaling: The scaling coefficient, called alpha in the paper, which chooses it on validation data.
-        common: The share of the `min(rows, columns)` directions that are common, in [0, 1]; 0.8 in the paper. It is
-            raised or lowered until the rest divides by the number of experts; 1 is Iso-C.
+        scaling: The scaling coefficient, called alpha in the paper; to be chosen on validation data.
+        common: The share of the `min(rows, columns)` directions that are common, in [0, 1]; 0.8 in the authors' code.
+            It is raised or lowered until the rest divides by the number of experts; 1 is Iso-C.
         flatten_kernels: Whether convolution kernels are matrices, of shape `(out channels, everything else)`.
 
     Raises:

@@ -28,7 +28,7 @@ _BLOCK = re.compile(r"(?:.*?\.)??\d+(?=\.)")  # a name up to the first number be
 
 @dataclass(frozen=True)
 class Lines(MergingMethod):
-    """Layer-increasing Network Scaling (arXiv 2410.17146, section 3) of any method that returns one model.
+    """Layer-increasing Network Scaling (arXiv 2410.17146) of any method that returns one model.
 
     Shallow layers, which are general, keep near the base; deep ones take what the tasks need. In block `l` of `L`,
     `base + (alpha + beta * (l - 1) / (L - 1)) * (merged - base)`; what is in no block, `alpha`. Blocks are told by
@@ -36,10 +36,10 @@ class Lines(MergingMethod):
 
     Attributes:
         method: What is scaled, itself with a scaling of 1.
-        alpha: The scaling of the first block. None takes what the paper does for several tasks, the value with which
-            the merged task vector is as large as the mean of the task vectors, in the L1 norm: 1 / experts for task
-            arithmetic with scaling 1.
-        beta: How much more the last block is scaled; the paper chooses it on validation data.
+        alpha: The scaling of the first block. None takes what the authors' code does for several tasks, the value with
+            which the merged task vector is as large as the mean of the task vectors, in the L1 norm: 1 / experts for
+            task arithmetic with scaling 1.
+        beta: How much more the last block is scaled; to be chosen on validation data.
 
     Raises:
         ConfigError: `method` is none or makes a model for each task, or a number is not finite.

@@ -84,9 +84,9 @@ def decompose(matrix: Tensor, most: int | None = None, made_of: Tensor | None = 
 def orthogonalize(parts: Sequence[SingularVectors]) -> SingularVectors:
     """Singular vectors of several matrices side by side, moved as little as possible to be orthonormal together.
 
-    Both sides are replaced by their orthogonal polar factor, the solution of the Procrustes problem (arXiv 2412.00081,
-    section 4): the nearest matrix whose singular values are 1. Where the vectors are linearly dependent, as those of
-    equal matrices are, it is the nearest whose singular values are 1 or 0.
+    Both sides are replaced by their orthogonal polar factor, the solution of the Procrustes problem (arXiv 2412.00081):
+    the nearest matrix whose singular values are 1. Where the vectors are linearly dependent, as those of equal matrices
+    are, it is the nearest whose singular values are 1 or 0.
     """
     u, singular_values, vh = (list(side) for side in zip(*parts, strict=True))
     return _isometry(torch.cat(u, dim=1)), torch.cat(singular_values), _isometry(torch.cat(vh))

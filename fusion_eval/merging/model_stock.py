@@ -23,14 +23,13 @@ _SINGULAR = 1e-6
 
 @dataclass(frozen=True)
 class ModelStock(MergingMethod):
-    """Model Stock (arXiv 2403.19522, section 4): `t * mean + (1 - t) * base`, with a ratio `t` of each tensor's own.
+    """Model Stock (arXiv 2403.19522): `t * mean + (1 - t) * base`, with a ratio `t` of each tensor's own.
 
     `t = n * c / (1 + (n - 1) * c)`, where `c` is the mean cosine of the angles between the task vectors of the `n`
-    experts, pair by pair (for more than two the mean is
-    mergekit's reading). Experts that agree (`c = 1`) give their mean, orthogonal ones the base; the mean of experts
-    that point apart (`c < 0`) lies beyond the base, and is left as far as the formula says. Where the task vectors add
-    up to 0 (`c = -1 / (n - 1)`, the formula's pole) it is the base, as in mergekit. A tensor that an expert left as it
-    was has a cosine of 0 with all others.
+    experts, pair by pair (for more than two the mean is mergekit's reading). Experts that agree (`c = 1`) give their
+    mean, orthogonal ones the base; the mean of experts that point apart (`c < 0`) lies beyond the base, and is left as
+    far as the formula says. Where the task vectors add up to 0 (`c = -1 / (n - 1)`, the formula's pole) it is the base,
+    as in mergekit. A tensor that an expert left as it was has a cosine of 0 with all others.
 
     The method was made for experts of one task with different seeds; it has no hyper-parameter.
     """

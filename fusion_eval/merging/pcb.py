@@ -21,7 +21,7 @@ _OUTLIERS = 0.0001  # share of each task vector's smallest and of its largest ma
 
 @dataclass(frozen=True)
 class PcbMerging(TaskVectorMethod):
-    """Parameter Competition Balancing (arXiv 2410.02396, section 3), as in the authors' pcb-merging.py.
+    """Parameter Competition Balancing (arXiv 2410.02396), as in the authors' pcb-merging.py.
 
     With `v_t` the task vectors of `n` experts, their magnitudes clamped to all but the 0.01 % smallest and largest:
 

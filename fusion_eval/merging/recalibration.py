@@ -23,7 +23,7 @@ __all__ = ["Recalibrated"]
 
 @dataclass(frozen=True)
 class Recalibrated(MethodWithData):
-    """Any method, and then new BatchNorm statistics (REPAIR, arXiv 2211.08403, section 3).
+    """Any method, and then new BatchNorm statistics (REPAIR, arXiv 2211.08403).
 
     The activations of a merged model vary less than those of its experts, so averaged statistics do not fit them. All
     running means and variances become the average, over batches, of those that the merged model has on calibration

@@ -21,7 +21,7 @@ __all__ = ["Sce"]
 
 @dataclass(frozen=True)
 class Sce(TaskVectorMethod):
-    """Select, Calculate and Erase (arXiv 2408.07990, section 3, the merging of FuseChat), each tensor on its own.
+    """Select, Calculate and Erase (arXiv 2408.07990, the merging of FuseChat), each tensor on its own.
 
     Select: of the `m` places where the task vectors have a variance at all, the `max(1, floor(density * m))` of the
     largest stay, and all that equal the smallest one kept; the rest of every task vector becomes 0. Where no place has
@@ -36,7 +36,8 @@ class Sce(TaskVectorMethod):
 
     Attributes:
         scaling: The scaling coefficient of the merged task vector; the paper has none, which is 1.
-        density: The share of places that stay, in (0, 1]; the paper takes 0.1 (its tau, in percent, is 10).
+        density: The share of places that stay, in (0, 1], called tau in the paper, in percent; `select_topk` in
+            mergekit.
         equal_below: The experts weigh the same in a tensor where the means of the squares that each of them has left
             add up to less: 1e-6 in mergekit; 0, never, in the paper.
 

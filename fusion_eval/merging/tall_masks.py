@@ -20,17 +20,18 @@ __all__ = ["ConsensusTaskArithmetic", "TallMask"]
 
 @dataclass(frozen=True)
 class ConsensusTaskArithmetic(TaskVectorMethod):
-    """Task arithmetic without the parameters that serve few tasks (arXiv 2405.07813, sections 4 and 5.2).
+    """Task arithmetic without the parameters that serve few tasks (Consensus Merging, arXiv 2405.07813).
 
     The TALL mask of a task holds the parameters where its expert is as near to the base plus all task vectors as to
     the base: `mask_t = |expert_t - base| >= selectivity * |base + sum - expert_t|`, where `sum` is that of the task
-    vectors. Those in the masks of fewer than `agreement` tasks, "catastrophic" (none) and "selfish" ones (one), stay
-    the base's; the others become `base + scaling * sum`. With fewer experts than `agreement` nothing changes.
+    vectors (the authors' code has `>`). Those in the masks of fewer than `agreement` tasks, "catastrophic" (none) and
+    "selfish" ones (one), stay the base's; the others become `base + scaling * sum`. With fewer experts than `agreement`
+    nothing changes.
 
     Attributes:
         scaling: The scaling coefficient, called alpha in the paper, which chooses it on validation data.
-        agreement: How many masks a parameter must be in, called k in the paper, which takes 2 for 8 and 14 vision
-            tasks; 1 removes catastrophic parameters only.
+        agreement: How many masks a parameter must be in, 2 in the authors' example; 1 removes catastrophic
+            parameters only.
         selectivity: What makes a mask small, called lambda in the paper, which chooses it for each task on validation
             data, from 0.2 to 0.6, where here it is one for all; 0 is plain task arithmetic.
 
@@ -60,7 +61,7 @@ class ConsensusTaskArithmetic(TaskVectorMethod):
 
 @dataclass(frozen=True)
 class TallMask(PerTaskMethod):
-    """Each expert's model, recovered from the sum of all task vectors by its TALL mask (arXiv 2405.07813, section 5.1).
+    """Each expert's model, recovered from the sum of all task vectors by its TALL mask (arXiv 2405.07813).
 
     For the task of an expert `base + mask_t * sum`, with the mask and the sum of `ConsensusTaskArithmetic`; for any
     other task `base + sum`. It tells how much of every expert is still there in the sum: the mask, one bit a
@@ -106,5 +107,5 @@ class _Masked(MergingMethod):
 
 
 def _masks(vectors: Tensor, selectivity: float) -> Tensor:
-    """Where each task vector is what the sum of all is about: shape `(experts, ...)` as given, bool (equation 5)."""
+    """Where each task vector is what the sum of all is about: shape `(experts, ...)` as given, bool."""
     return vectors.abs() >= selectivity * (vectors.sum(dim=0) - vectors).abs()

@@ -17,11 +17,11 @@ __all__ = ["TaskArithmetic"]
 
 @dataclass(frozen=True)
 class TaskArithmetic(TaskVectorMethod):
-    """Learning by addition (arXiv 2212.04089, sections 2 and 4): `base + scaling * sum_t w_t * (expert_t - base)`.
+    """Learning by addition (arXiv 2212.04089): `base + scaling * sum_t w_t * (expert_t - base)`.
 
     Attributes:
-        scaling: The scaling coefficient, any finite number; 0 is the base, a negative one forgets the tasks. The
-            paper finds 0.3 to 0.4 best for 8 vision tasks; about 1 / experts is the average.
+        scaling: The scaling coefficient, any finite number; 0 is the base, a negative one forgets the tasks. 0.3
+            is usual for 8 vision tasks (as in AdaMerging's and EMR's comparisons); 1 / experts is the average.
         weights: Expert name to its weight, which multiplies its task vector; 1 for those not named.
 
     Raises:

@@ -18,7 +18,7 @@ __all__ = ["TsvMerge"]
 
 @dataclass(frozen=True)
 class TsvMerge(TaskVectorMethod):
-    """Task Singular Vectors merging (TSV-M; arXiv 2412.00081, section 4, algorithm 1).
+    """Task Singular Vectors merging (TSV-M; arXiv 2412.00081).
 
     Of the task vector of each weight matrix, `expert_t - base = U_t diag(s_t) V_t'`, the `min(rows, columns) / experts`
     largest singular directions are kept, rounded down. Those of all experts are put side by side, and their left and
@@ -27,7 +27,7 @@ class TsvMerge(TaskVectorMethod):
     times `scaling`. Where there are more experts than directions, the base stays.
 
     Attributes:
-        scaling: The scaling coefficient, called alpha in the paper, which finds 1 good without any choice.
+        scaling: The scaling coefficient, called alpha in the paper; 1 in FusionBench's configuration.
         flatten_kernels: Whether convolution kernels are matrices, of shape `(out channels, everything else)`. The
             paper merges transformers, and the one kernel they have as no matrix.
 

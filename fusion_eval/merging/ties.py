@@ -26,16 +26,17 @@ _ELEMENTS_AT_ONCE = 2**15  # they stay in the cache
 
 @dataclass(frozen=True)
 class Ties(TaskVectorMethod):
-    """TrIm, Elect Sign & merge (arXiv 2306.01708, section 4, algorithm 1).
+    """TrIm, Elect Sign & merge (arXiv 2306.01708).
 
     Trim: of each task vector of `d` parameters the `max(1, floor(density * d))` largest magnitudes stay, the others
     become 0; all that equal the smallest one kept stay as well. Elect: the sign of the sum of the trimmed task
     vectors, for each parameter. Merge: `base + scaling *` the mean of the values that are not 0 and have that sign.
-    Where the two signs weigh exactly the same none is elected, and the base stays.
+    Where the two signs weigh exactly the same none is elected, and the base stays (the authors' code elects the sign
+    that most parameters have). The authors' code keeps one parameter more.
 
     Attributes:
-        scaling: The scaling coefficient, called lambda in the paper, which takes 1 where no validation data is used.
-        density: The share of parameters kept, in (0, 1]; 0.2 in the paper (its k, in percent, is 20).
+        scaling: The scaling coefficient, called lambda in the paper; 1 in the authors' example.
+        density: The share of parameters kept, in (0, 1]; 0.2 in the authors' example (their K, in percent, is 20).
         trim: "global" keeps the largest of the whole task vector, as the paper does; "tensor" keeps the same share of
             every tensor, as mergekit does, so that no layer is trimmed away.
         weights: Expert name to its weight, which multiplies its trimmed task vector in the vote for a sign and in the

@@ -18,14 +18,13 @@ __all__ = ["WiseFt"]
 
 @dataclass(frozen=True)
 class WiseFt(MergingMethod):
-    """Weight-space ensemble of the base and one expert (arXiv 2109.01903, section 3, equation 1).
+    """Weight-space ensemble of the base and one expert (arXiv 2109.01903).
 
     `(1 - scaling) * base + scaling * expert`: what fine-tuning learnt, without all it forgot.
 
     Attributes:
         name: Which of the experts. Only this one is read.
-        scaling: The mixing coefficient, called alpha in the paper: 0 is the base, 1 the expert; the paper takes 0.5
-            where no validation data is used.
+        scaling: The mixing coefficient, called alpha in the paper: 0 is the base, 1 the expert.
 
     Raises:
         ConfigError: `scaling` is not a finite number.

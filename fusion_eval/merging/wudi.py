@@ -28,7 +28,7 @@ class WudiMerging(TaskVectorMethod):
     `sum_t norm((v - v_t) v_t') ** 2 / norm(v_t) ** 2`, with Frobenius norms. Adam makes it small, starting from the
     sum of the task vectors; the result is `base + scaling * v`. Task vectors that are 0 have no say.
 
-    The authors merge the linear layers of the blocks alone. So tensors that are no matrices stay the base's.
+    The paper is about linear layers alone. So tensors that are no matrices stay the base's.
     Embeddings, which are matrices, are merged here all the same.
 
     A step multiplies two matrices, `(outputs, inputs)` and `(inputs, inputs)`: with hundreds of steps this is by far
@@ -36,9 +36,9 @@ class WudiMerging(TaskVectorMethod):
 
     Attributes:
         scaling: The scaling coefficient; the paper has none, that is 1.
-        steps: How many steps Adam takes; 300 in the paper.
-        learning_rate: That of Adam; 1e-5 in the authors' code for ViTs, so that no parameter moves by more than about
-            0.003, and 2e-5 for RoBERTa.
+        steps: How many steps Adam takes; 300 in mergekit's version of the paper's algorithm 1.
+        learning_rate: That of Adam; 1e-5 in mergekit's and FusionBench's versions, so that no parameter moves by more
+            than about 0.003.
         flatten_kernels: Whether convolution kernels are matrices, of shape `(out channels, everything else)`.
         others: Whether tensors that are no matrices stay as the "base" has them, or get the "mean" of their task
             vectors, times `scaling`, as in FusionBench.
