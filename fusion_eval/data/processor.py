@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fusion_eval.data.transform import as_rgb, normalise_pixels
-from fusion_eval.errors import DataError
+from fusion_eval.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,8 +37,12 @@ class CheckpointProcessor:
     `ImageTransform` does the same as the processor of CLIP and is faster; this one is right for any checkpoint.
 
     Args:
-        path: A directory with `preprocessor_config.json` or `processor_config.json`, or an id on the hub.
+        path: A directory with `preprocessor_config.json` or `processor_config.json`; or `owner/name` on the hub, or
+            `owner/name@revision` as model pools have it.
         revision: Commit, tag or branch on the hub.
+
+    Raises:
+        ConfigError: `path` is a file inside a package, as the base of the embedded model pool is.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -52,6 +56,13 @@ class CheckpointProcessor:
 
     path: str
     revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.path.startswith("pkg://"):
+            raise ConfigError(
+                f"path: {self.path} has no image processor. If this is modelpool.base, a model pool is missing: add the "
+                "one with the name of the task pool, such as modelpool=clip_vit_b32_ta8"
+            )
 
     def __call__(self, image: Image | np.ndarray | Tensor) -> Tensor | dict[str, Tensor]:
         """Process one image.
@@ -128,16 +139,17 @@ def _load(path: str, revision: str | None) -> Any:
         raise DataError('Image processors need an extra: pip install "fusion-eval[hf]"') from error
     if Path(path).is_absolute() and not Path(path).is_dir():
         raise DataError(f"{path}: no such directory; expected one with preprocessor_config.json")
+    name, _, pinned = (path, "", "") if Path(path).is_dir() else path.partition("@")
     try:
         return AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            path, revision=revision, backend="pil", trust_remote_code=False
+            name, revision=revision or pinned or None, backend="pil", trust_remote_code=False
         )
     except Exception as error:  # network, cache and file formats, each with errors of its own
         reason = str(error).strip().split("\n", 1)[0]
         fix = (
             "expected the preprocessor_config.json that save_pretrained of an image processor writes"
             if Path(path).is_dir()
-            else f"where there is a network, run transformers.AutoImageProcessor.from_pretrained({path!r})"
-            ".save_pretrained('DIR'), bring DIR here and set path to it"
+            else f"where there is a network, run transformers.AutoImageProcessor.from_pretrained({name!r}, "
+            f"revision={revision or pinned or None!r}).save_pretrained('DIR'), bring DIR here and set path to it"
         )
         raise DataError(f"{path}: no image processor can be loaded: {reason}; {fix}") from error

@@ -9,13 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fusion_eval.errors import ConfigError, MergeError
+from fusion_eval.errors import ConfigError, MergeError, few
 from fusion_eval.merging.calibration import Batch, Calibration, MethodWithData
 from fusion_eval.merging.consensus import weigh
 from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.hyperparameters import require_count, require_not_negative, require_share
 from fusion_eval.merging.matrices import one_thread
 from fusion_eval.merging.state_dict import StateDict, floating_names
+from fusion_eval.merging.stream import is_finite
 from fusion_eval.merging.tensors import Tensors, merge_tensors
 
 __all__ = ["AdaMerging"]
@@ -116,7 +117,14 @@ class AdaMerging(MethodWithData):
                 optimizer.step()
             learnt = coefficients.detach().clamp(0, 1).expand(-1, len(merged.names)).cpu()
         if not learnt.isfinite().all():
-            raise MergeError("AdaMerging: the coefficients became NaN: a merged model's predictions are not finite")
+            bad = [
+                f"{name!r} of expert {key!r}"
+                for key in experts
+                for name in merged.names
+                if not is_finite(experts[key][name])
+            ]
+            cause = f"NaN or Inf in {few(bad)}" if bad else "a merged model's predictions are not finite"
+            raise MergeError(f"AdaMerging: the coefficients became NaN: {cause}")
         return dict(zip(merged.names, learnt.mT, strict=True))
 
     def _endless(self, expert: str) -> Iterator[Batch]:
@@ -166,7 +174,7 @@ class _Merged:
         return torch.stack([expert[name].to(base) - base for expert in experts.values()])
 
     def _column(self, name: str, gradient: Tensor | None) -> Tensor:
-        vectors = self._vectors[name].flatten(1)
+        vectors = self._vectors[name].unsqueeze(-1).flatten(1)  # 0-d ones too
         return vectors.new_zeros(len(vectors)) if gradient is None else vectors @ gradient.flatten()
 
 

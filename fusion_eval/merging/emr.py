@@ -70,7 +70,8 @@ def _scale(base: StateDict, experts: Mapping[str, StateDict], own: int) -> float
         sizes.append(absolute_sum(vectors[own]))
         kept.append(absolute_sum(_keep(vectors, own)))
     total = math.fsum(kept)
-    return math.fsum(sizes) / total if total else 1.0
+    scale = math.fsum(sizes) / total if total else 1.0
+    return scale if math.isfinite(scale) else 1.0  # which tensor holds NaN is found when it is merged
 
 
 def _keep(vectors: Tensor, own: int) -> Tensor:

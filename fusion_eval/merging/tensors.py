@@ -24,6 +24,7 @@ __all__ = [
     "merge_tensors",
     "merge_whole_tensors",
     "sum_tensors",
+    "widest",
 ]
 
 Tensors = Iterator[tuple[str, Tensor]]
@@ -95,14 +96,15 @@ def _by_slices(
     size: int, tensor: Tensor, theirs: Sequence[Tensor], rule: Callable[[Tensor, list[Tensor]], Tensor]
 ) -> Tensor:
     sources = [source.flatten() for source in (tensor, *theirs)]
-    merged = torch.empty_like(sources[0], dtype=_widest(sources))
+    merged = torch.empty_like(sources[0], dtype=widest(sources))
     if merged.numel():
         for result, ours, *others in zip(*(torch.split(source, size) for source in (merged, *sources)), strict=True):
             result.copy_(rule(wide(ours), [wide(one) for one in others]))
     return merged.view(tensor.shape)
 
 
-def _widest(tensors: Sequence[Tensor]) -> torch.dtype:
+def widest(tensors: Sequence[Tensor]) -> torch.dtype:
+    """What these are merged in: float32, or float64 if one of them is."""
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 
 

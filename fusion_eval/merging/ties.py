@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -14,9 +14,9 @@ from fusion_eval.errors import ConfigError
 from fusion_eval.merging.consensus import disjoint_mean
 from fusion_eval.merging.hyperparameters import require_density, require_finite
 from fusion_eval.merging.ranks import at_ranks_of_slices
-from fusion_eval.merging.state_dict import StateDict, floating_names, wide
+from fusion_eval.merging.state_dict import StateDict, floating_names
 from fusion_eval.merging.task_vector import TaskVectorMethod
-from fusion_eval.merging.tensors import Rule
+from fusion_eval.merging.tensors import Rule, widest
 from fusion_eval.merging.weights import expert_weights, require_weights
 
 __all__ = ["Ties"]
@@ -74,25 +74,30 @@ class Ties(TaskVectorMethod):
         """For each tensor that is merged, the smallest magnitude each expert keeps in it: shape `(experts, 1)`."""
         names = floating_names(base)
         trimmed_together = [names] if self.trim == "global" else [[name] for name in names]
+        precision = {name: widest([base[name], *(expert[name] for expert in experts.values())]) for name in names}
         found: dict[str, Tensor] = {}
         for group in trimmed_together:
-            limits = [[_smallest_of_largest(self.density, base, expert, group)] for expert in experts.values()]
+            wide = {name: precision[name] for name in group}
+            limits = [[_smallest_of_largest(self.density, base, expert, wide)] for expert in experts.values()]
             found |= dict.fromkeys(group, torch.tensor(limits, dtype=torch.float64))
         return found
 
 
-def _smallest_of_largest(share: float, base: StateDict, expert: StateDict, names: Sequence[str]) -> float:
-    """Of the given share of largest magnitudes of the task vector within some tensors, the smallest. Exact, in O(d)."""
-    count = sum(base[name].numel() for name in names)
+def _smallest_of_largest(share: float, base: StateDict, expert: StateDict, wide: Mapping[str, torch.dtype]) -> float:
+    """Of the given share of largest magnitudes of the task vector within some tensors, the smallest. Exact, in O(d).
+
+    The tensors come with the dtypes they are merged in, so that a magnitude is the same number here and there.
+    """
+    count = sum(base[name].numel() for name in wide)
     if not count:
         return 0.0
-    return at_ranks_of_slices(partial(_magnitudes, base, expert, names), count, count - max(1, int(share * count)))[0]
+    return at_ranks_of_slices(partial(_magnitudes, base, expert, wide), count, count - max(1, int(share * count)))[0]
 
 
 @torch.no_grad()
-def _magnitudes(base: StateDict, expert: StateDict, names: Sequence[str], step: int) -> Iterator[Tensor]:
+def _magnitudes(base: StateDict, expert: StateDict, wide: Mapping[str, torch.dtype], step: int) -> Iterator[Tensor]:
     """Of every step-th parameter of the task vector within some tensors, slice by slice: each flat."""
-    for name in names:
+    for name, dtype in wide.items():
         sources = (expert[name].flatten()[::step], base[name].flatten()[::step])
         for theirs, ours in zip(*(torch.split(source, _ELEMENTS_AT_ONCE) for source in sources), strict=True):
-            yield (wide(theirs) - wide(ours)).abs_()
+            yield (theirs.to(dtype) - ours.to(dtype)).abs_()

@@ -137,7 +137,7 @@ def test_trimming_a_million_parameters_is_exact():
 
 
 def literal_ties(base, experts, scaling, density):
-    """Algorithm 1 of arXiv 2306.01708, one parameter at a time, in Python's float64."""
+    """TIES-Merging (arXiv 2306.01708) written out, one parameter at a time, in Python's float64."""
     vectors = [[e - b for e, b in zip(expert, base, strict=True)] for expert in experts]
     trimmed = []
     for vector in vectors:
