@@ -60,8 +60,8 @@ class CheckpointProcessor:
     def __post_init__(self) -> None:
         if self.path.startswith("pkg://"):
             raise ConfigError(
-                f"path: {self.path} has no image processor. If this is modelpool.base, a model pool is missing: add the "
-                "one with the name of the task pool, such as modelpool=clip_vit_b32_ta8"
+                f"path: {self.path} has no image processor. If this is modelpool.base, a model pool is missing: add "
+                "the one with the name of the task pool, such as modelpool=clip_vit_b32_ta8"
             )
 
     def __call__(self, image: Image | np.ndarray | Tensor) -> Tensor | dict[str, Tensor]:
