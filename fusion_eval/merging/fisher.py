@@ -17,7 +17,7 @@ from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.hyperparameters import require_not_negative
 from fusion_eval.merging.matrices import one_thread
 from fusion_eval.merging.memory import process_memory
-from fusion_eval.merging.state_dict import StateDict, named_parameters
+from fusion_eval.merging.state_dict import StateDict, distinct_names, named_parameters
 from fusion_eval.merging.tensors import Tensors, merge_whole_tensors
 from fusion_eval.merging.weights import expert_weights, require_weights
 
@@ -81,7 +81,10 @@ class Fisher(MethodWithData):
         weights = expert_weights(self.weights, read)
         if weights is not None and not weights.any():
             raise MergeError(f"Fisher: all weights are 0: {dict(self.weights)}")
-        importances = [self.importance(name, expert) for name, expert in read.items()]
+        first = distinct_names(base)  # of tied names, in the order of the base; the architecture may have another
+        importances = [
+            {first[key]: one for key, one in self.importance(name, expert).items()} for name, expert in read.items()
+        ]
 
         def average(name: str, _tensor: Tensor, stacked: Tensor) -> Tensor:
             shares = weigh(torch.ones_like(stacked), weights)

@@ -15,7 +15,7 @@ from fusion_eval.merging.hyperparameters import require_share
 from fusion_eval.merging.linear_layers import LinearLayer, gram_matrices, linear_layers
 from fusion_eval.merging.matrices import one_thread
 from fusion_eval.merging.memory import process_memory
-from fusion_eval.merging.state_dict import StateDict
+from fusion_eval.merging.state_dict import StateDict, distinct_names
 from fusion_eval.merging.tensors import Tensors, merge_whole_tensors
 
 __all__ = ["RegMean"]
@@ -63,17 +63,20 @@ class RegMean(MethodWithData):
         read = read_experts(base, experts)
         backbone = self.calibration.backbone()
         layers = linear_layers(backbone, self.flatten_kernels)
+        first = distinct_names(base)
+        known_as = {first[name]: name for name in layers}  # the architecture may have tied names in another order
         measured = cache(lambda: self._measure(backbone, layers, read))
         group = measured_on(self.calibration, read, "regmean", self.flatten_kernels)
 
         def regress(name: str, _tensor: Tensor, stacked: Tensor) -> Tensor:
             mean = stacked.mean(dim=0)
-            if name not in layers:
+            if name not in known_as:
                 return mean
+            layer = known_as[name]
             with one_thread():
-                sums = process_memory.recall(group, name, lambda: measured()[name])
-                moved = _regress(sums, layers[name].to_matrix(mean), self.off_diagonal)
-            return mean + layers[name].to_weight(moved, mean)
+                sums = process_memory.recall(group, layer, lambda: measured()[layer])
+                moved = _regress(sums, layers[layer].to_matrix(mean), self.off_diagonal)
+            return mean + layers[layer].to_weight(moved, mean)
 
         return merge_whole_tensors(base, read, regress)
 

@@ -3,77 +3,17 @@
 import os
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
-import pytest
+import merging_methods
 import torch
+from merging_methods import METHODS, Network, make_methods, models
 
 from fusion_eval.data.digest import digest_content
-from fusion_eval.merging import (
-    Average,
-    Breadcrumbs,
-    ConsensusTaskArithmetic,
-    Dare,
-    Della,
-    EmrMerging,
-    IsoC,
-    IsoCTS,
-    KarcherMean,
-    Knots,
-    Lines,
-    ModelStock,
-    MultiSlerp,
-    NuSlerp,
-    PcbMerging,
-    Sce,
-    Slerp,
-    TallMask,
-    TaskArithmetic,
-    Ties,
-    TsvMerge,
-    WiseFt,
-    WudiMerging,
-)
 
-METHODS = [
-    Average(),
-    Average(weights={"one": 0.3}),
-    TaskArithmetic(),
-    Ties(),
-    Ties(trim="tensor", weights={"two": 2.0}),
-    Dare(),
-    Dare(consensus="ties"),
-    Della(),
-    Breadcrumbs(),
-    Slerp("one", "two"),
-    NuSlerp("one", "two"),
-    MultiSlerp(),
-    KarcherMean(),
-    ModelStock(),
-    Sce(),
-    PcbMerging(),
-    ConsensusTaskArithmetic(),
-    TallMask().variant("two"),
-    EmrMerging(),
-    EmrMerging().variant("one"),
-    IsoC(),
-    IsoCTS(),
-    TsvMerge(),
-    WudiMerging(steps=2),
-    Knots(),
-    Lines(),
-    WiseFt("one"),
-]
-
-
-def models():
-    """Large enough that torch would share a tensor among threads."""
-    generator = torch.Generator().manual_seed(0)
-
-    def model():
-        weight, bias = torch.randn(300, 400, generator=generator), torch.randn(70_001, generator=generator)
-        return {"layer.0.weight": weight, "layer.1.bias": bias, "scale": torch.randn((), generator=generator)}
-
-    return model(), {name: model() for name in ("one", "two", "three")}
+LARGE = partial(Network, width=300, long=70_001)
+"""So large that torch would share a tensor among threads."""
 
 
 def digest(merged):
@@ -84,13 +24,9 @@ def backwards(mapping):
     return dict(reversed(mapping.items()))
 
 
-@pytest.fixture(params=METHODS, ids=str)
-def method(request):
-    return request.param
-
-
-def test_threads_and_order_change_no_bit(method):
-    base, experts = models()
+def test_threads_and_order_change_no_bit(option):
+    method = make_methods(architecture=LARGE)[option]
+    base, experts = models(architecture=LARGE)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -102,13 +38,15 @@ def test_threads_and_order_change_no_bit(method):
     assert digest(method(backwards(base), backwards({name: backwards(e) for name, e in experts.items()}))) == alone
 
 
-@pytest.mark.parametrize("hash_seed", ["1", "2"])
-def test_another_process_with_other_hashes_makes_the_same_bits(hash_seed):
-    code = "import json, runpy, sys; m = runpy.run_path(sys.argv[1]); b, e = m['models']()\n"
-    code += "print([m['digest'](method(b, e)) for method in m['METHODS']])"
-    environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+def test_another_process_with_other_hashes_makes_the_same_bits():
+    code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['digests']())"
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(Path(merging_methods.__file__).parent)}
     run = subprocess.run(
         [sys.executable, "-c", code, __file__], env=environment, capture_output=True, text=True, check=True, timeout=300
     )
+    assert run.stdout.strip() == str(digests())
+
+
+def digests():
     base, experts = models()
-    assert run.stdout.strip() == str([digest(method(base, experts)) for method in METHODS])
+    return [digest(method(base, experts)) for method in METHODS.values()]

@@ -1,10 +1,11 @@
-"""What is true of every merging method in conf/model, on a model with tensors of every kind (see conftest)."""
+"""What is true of every merging method in conf/model, on a model with tensors of every kind (see tests/support)."""
 
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+from merging_methods import METHODS, Network, make_methods, models
 
 from fusion_eval.errors import MergeError
 
@@ -34,10 +35,10 @@ def assert_equal(merged, expected, **tolerance):
     torch.testing.assert_close(merged, dict(expected), **({"rtol": 0, "atol": 0} | tolerance))
 
 
-def test_the_result_has_the_form_of_the_base_and_shares_no_memory(option, methods, make_models):
-    base, experts = make_models()
+def test_the_result_has_the_form_of_the_base_and_shares_no_memory(option):
+    base, experts = models()
     before = {name: tensor.clone() for name, tensor in base.items()}
-    merged = methods[option](base, experts)
+    merged = METHODS[option](base, experts)
     assert list(merged) == list(base)
     assert {name: (t.shape, t.dtype) for name, t in merged.items()} == {n: (t.shape, t.dtype) for n, t in base.items()}
     assert merged["tied.weight"] is merged["head.weight"]
@@ -47,16 +48,16 @@ def test_the_result_has_the_form_of_the_base_and_shares_no_memory(option, method
     assert_equal(base, before)
 
 
-def test_experts_equal_to_the_base_give_the_base(option, methods, make_models):
-    base, _ = make_models()
+def test_experts_equal_to_the_base_give_the_base(option):
+    base, _ = models()
     copies = {name: {key: tensor.clone() for key, tensor in base.items()} for name in ("one", "two", "three")}
-    merged = methods[option](base, copies)
+    merged = METHODS[option](base, copies)
     same = {name for name in base if option != "recalibrated" or name not in MEASURED}
     assert_equal({name: merged[name] for name in same}, {name: base[name] for name in same}, rtol=1e-5, atol=1e-6)
 
 
-def test_one_expert_is_enough_or_refused(option, make_methods, make_models):
-    base, experts = make_models(["one"])
+def test_one_expert_is_enough_or_refused(option):
+    base, experts = models(["one"])
     method = make_methods(["one"])[option]
     if option in TWO_AT_LEAST:
         with pytest.raises(MergeError, match="one"):
@@ -65,42 +66,42 @@ def test_one_expert_is_enough_or_refused(option, make_methods, make_models):
         assert is_finite(method(base, experts))
 
 
-def test_thirty_experts(option, make_methods, make_models):
+def test_thirty_experts(option):
     names = ["one", "two", *(f"expert {place}" for place in range(28))]
-    base, experts = make_models(names)
+    base, experts = models(names)
     assert is_finite(make_methods(names)[option](base, experts))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_other_dtypes_are_computed_in_float32_or_more_and_rounded_once(option, dtype, methods, make_models):
-    base, experts = make_models()
+def test_other_dtypes_are_computed_in_float32_or_more_and_rounded_once(option, dtype):
+    base, experts = models()
     base, experts = cast(base, dtype), {name: cast(expert, dtype) for name, expert in experts.items()}
     wide = torch.promote_types(dtype, torch.float32)
-    merged = methods[option](base, experts)
-    full = methods[option](cast(base, wide), {name: cast(expert, wide) for name, expert in experts.items()})
+    merged = METHODS[option](base, experts)
+    full = METHODS[option](cast(base, wide), {name: cast(expert, wide) for name, expert in experts.items()})
     assert_equal(merged, cast(full, dtype))
 
 
-def test_every_expert_may_have_a_dtype_of_its_own(option, methods, make_models):
-    base, experts = make_models()
+def test_every_expert_may_have_a_dtype_of_its_own(option):
+    base, experts = models()
     dtypes = {"one": torch.bfloat16, "two": torch.float64, "three": torch.float16}
     mixed = {name: cast(experts[name], dtype) for name, dtype in dtypes.items()}
-    merged = methods[option](base, mixed)
+    merged = METHODS[option](base, mixed)
     assert {name: tensor.dtype for name, tensor in merged.items()} == {name: t.dtype for name, t in base.items()}
-    expected = methods[option](cast(base, torch.float64), {n: cast(e, torch.float64) for n, e in mixed.items()})
+    expected = METHODS[option](cast(base, torch.float64), {n: cast(e, torch.float64) for n, e in mixed.items()})
     assert_equal(merged, cast(expected, torch.float32), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["long", "blocks.0.weight"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_in_an_expert_is_refused(option, name, bad, methods, make_models):
-    base, experts = make_models()
+def test_what_is_not_finite_in_an_expert_is_refused(option, name, bad):
+    base, experts = models()
     experts["one"][name].view(-1)[0] = bad
     if option == "base":
-        assert_equal(methods[option](base, experts), base)
+        assert_equal(METHODS[option](base, experts), base)
         return
     with pytest.raises(MergeError, match="'one'"):
-        methods[option](base, experts)
+        METHODS[option](base, experts)
 
 
 @pytest.mark.parametrize(
@@ -113,19 +114,19 @@ def test_what_is_not_finite_in_an_expert_is_refused(option, name, bad, methods, 
     ],
     ids=["missing", "unexpected", "shape", "kind"],
 )
-def test_an_expert_that_does_not_fit_is_refused(option, change, text, methods, make_models):
-    base, experts = make_models()
+def test_an_expert_that_does_not_fit_is_refused(option, change, text):
+    base, experts = models()
     change(experts["one"])
     if option == "base":
-        assert_equal(methods[option](base, experts), base)
+        assert_equal(METHODS[option](base, experts), base)
         return
     with pytest.raises(MergeError, match=f"'one' does not fit the base: .*{text}"):
-        methods[option](base, experts)
+        METHODS[option](base, experts)
 
 
-def test_complex_tensors_are_refused_by_name(option, network, make_methods, make_models):
-    architecture = partial(network, phase=True)
-    base, experts = make_models(architecture=architecture)
+def test_complex_tensors_are_refused_by_name(option):
+    architecture = partial(Network, phase=True)
+    base, experts = models(architecture=architecture)
     method = make_methods(architecture=architecture)[option]
     if option in COPIES:
         assert method(base, experts)["phase"].dtype == torch.complex64
@@ -139,18 +140,18 @@ def test_complex_tensors_are_refused_by_name(option, network, make_methods, make
     [{}, {"scale": ()}, {"scale": (), "bias": (1,)}, {"empty": (0, 3)}, {"empty": (0,), "matrix": (1, 1)}],
     ids=["nothing", "0-d", "one value", "empty", "1 x 1"],
 )
-def test_the_smallest_models(data_free, form, methods):
+def test_the_smallest_models(data_free, form):
     generator = torch.Generator().manual_seed(0)
 
     def model():
         return {name: torch.randn(shape, generator=generator) for name, shape in form.items()}
 
-    merged = methods[data_free](model(), {name: model() for name in ("one", "two", "three")})
+    merged = METHODS[data_free](model(), {name: model() for name in ("one", "two", "three")})
     assert {name: tuple(tensor.shape) for name, tensor in merged.items()} == form
     assert is_finite(merged)
 
 
-def test_how_tensors_lie_in_memory_is_immaterial(data_free, methods):
+def test_how_tensors_lie_in_memory_is_immaterial(data_free):
     generator = torch.Generator().manual_seed(0)
 
     def model():
@@ -159,17 +160,17 @@ def test_how_tensors_lie_in_memory_is_immaterial(data_free, methods):
 
     base, experts = model(), {name: model() for name in ("one", "two", "three")}
     dense = [{name: tensor.contiguous().clone() for name, tensor in one.items()} for one in (base, *experts.values())]
-    expected = methods[data_free](dense[0], dict(zip(experts, dense[1:], strict=True)))
-    assert_equal(methods[data_free](base, experts), expected)
+    expected = METHODS[data_free](dense[0], dict(zip(experts, dense[1:], strict=True)))
+    assert_equal(METHODS[data_free](base, experts), expected)
 
 
-def test_a_scaling_of_0_is_the_base_to_the_bit(scaled, methods, make_models):
-    base, experts = make_models()
-    assert_equal(replace(methods[scaled], scaling=0.0)(base, experts), base)
+def test_a_scaling_of_0_is_the_base_to_the_bit(scaled):
+    base, experts = models()
+    assert_equal(replace(METHODS[scaled], scaling=0.0)(base, experts), base)
 
 
-def test_another_seed_makes_another_merge(seeded, methods, make_models):
-    base, experts = make_models()
-    first, again, other = (replace(methods[seeded], seed=seed)(base, experts) for seed in (1, 1, 2))
+def test_another_seed_makes_another_merge(seeded):
+    base, experts = models()
+    first, again, other = (replace(METHODS[seeded], seed=seed)(base, experts) for seed in (1, 1, 2))
     assert_equal(first, again)
     assert any(not torch.equal(first[name], other[name]) for name in base)

@@ -6,50 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from calibrated import CLASSES, calibration, network, random, weights
 from torch import nn
 from torch.nn import functional
-from torchmetrics.classification import MulticlassAccuracy
 
-from fusion_eval.data import MapStyle
 from fusion_eval.errors import ConfigError, MergeError
 from fusion_eval.merging import Average
 from fusion_eval.merging.fisher import Fisher
 from fusion_eval.merging.memory import process_memory
-from fusion_eval.models import ModelPool
-from fusion_eval.tasks import Classification
-from fusion_eval.tasks.calibration import Calibration
 
 ROOT = Path(__file__).parents[3]
-CLASSES = 5
 EXPERTS = ("one", "two")
-
-
-def network():
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.LayerNorm(8), nn.Linear(8, CLASSES))
-
-
-def calibration(inputs, architecture=network, targets=None):
-    """Of tensors by expert; what is evaluated is something else."""
-    source = partial(MapStyle, class_names=list("abcde"))
-    elsewhere = source([(torch.full((6,), 100.0), 0)])
-    task = partial(Classification, metrics={"accuracy": partial(MulticlassAccuracy, average="micro")})
-    labels = targets or {name: [0] * len(samples) for name, samples in inputs.items()}
-    return Calibration(
-        {name: task(elsewhere) for name in inputs},
-        ModelPool(architecture, "nowhere.safetensors", {}),
-        data={name: source(list(zip(samples, labels[name], strict=True))) for name, samples in inputs.items()},
-    )
-
-
-def random(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def weights(seed, architecture=network):
-    return {
-        name: random(*tensor.shape, seed=seed) if tensor.is_floating_point() else tensor
-        for name, tensor in architecture().state_dict().items()
-    }
 
 
 @pytest.mark.parametrize(("recipe", "normalize"), [("fisher", False), ("fisher_normalized", True)])

@@ -1,26 +1,21 @@
 """Recalibrated: against torch's own update_bn, and what must always hold."""
 
-from functools import partial
 from pathlib import Path
 
+import calibrated
 import pytest
 import torch
 import yaml
+from calibrated import CLASSES, random
 from torch import nn
 from torch.optim.swa_utils import update_bn
-from torchmetrics.classification import MulticlassAccuracy
 
-from fusion_eval.data import MapStyle
 from fusion_eval.errors import ConfigError, MergeError
 from fusion_eval.merging import Average, EmrMerging, TaskArithmetic
 from fusion_eval.merging.adamerging import AdaMerging
 from fusion_eval.merging.recalibration import Recalibrated
-from fusion_eval.models import ModelPool
-from fusion_eval.tasks import Classification
-from fusion_eval.tasks.calibration import Calibration
 
 ROOT = Path(__file__).parents[3]
-CLASSES = 5
 
 
 def network():
@@ -29,21 +24,8 @@ def network():
     )
 
 
-def calibration(inputs, architecture=network, targets=None):
-    """Of tensors by expert; what is evaluated is something else."""
-    source = partial(MapStyle, class_names=list("abcde"))
-    elsewhere = source([(torch.full((6,), 100.0), 0)])
-    task = partial(Classification, metrics={"accuracy": partial(MulticlassAccuracy, average="micro")})
-    labels = targets or {name: [0] * len(samples) for name, samples in inputs.items()}
-    return Calibration(
-        {name: task(elsewhere) for name in inputs},
-        ModelPool(architecture, "nowhere.safetensors", {}),
-        data={name: source(list(zip(samples, labels[name], strict=True))) for name, samples in inputs.items()},
-    )
-
-
-def random(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+def calibration(inputs, architecture=network):
+    return calibrated.calibration(inputs, architecture)
 
 
 def weights(seed, architecture=network):
