@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -40,7 +40,9 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The same in pinned memory; torch's loader pins a batch with it."""
-        return Batch(self.indices, tree_map(lambda part: part.pin_memory() if hasattr(part, "pin_memory") else part, self.data))
+        return Batch(
+            self.indices, tree_map(lambda part: part.pin_memory() if hasattr(part, "pin_memory") else part, self.data)
+        )
 
 
 class Reader(Protocol):

@@ -76,12 +76,12 @@ class CheckpointHead:
         return classifier, load_state_dict(directory)
 
     def _adapted(self, directory: Path) -> tuple[Any, StateDict]:
-        """Likewise of an adapter, which does not say how many classes there are, but holds the layer that tells them."""
+        """Likewise of an adapter; how many classes there are, only the rows of its last layer tell."""
         adapter, stored = read_stored_whole(directory)
         if adapter.task_type != "SEQ_CLS":
             raise CheckpointError(
-                f"{self.path}: adapter_config.json: task_type is {adapter.task_type!r}; a head is read from an adapter of "
-                "'SEQ_CLS', a classifier of sequences"
+                f"{self.path}: adapter_config.json: task_type is {adapter.task_type!r}; a head is read from an adapter "
+                "of 'SEQ_CLS', a classifier of sequences"
             )
         base = self.base or adapter.base
         if not base:
@@ -93,8 +93,8 @@ class CheckpointHead:
         last = next((name for name, tensor in expected.items() if _UNKNOWN in tensor.shape and name in stored), None)
         if last is None:
             raise CheckpointError(
-                f"{self.path}: the adapter holds no head, only {few(sorted(stored)) or 'its factors'}; PEFT stores what "
-                "modules_to_save names"
+                f"{self.path}: the adapter holds no head, only {few(sorted(stored)) or 'its factors'}; PEFT stores "
+                "what modules_to_save names"
             )
         config.num_labels = len(stored[last])
         return _without_weights(build, config), stored

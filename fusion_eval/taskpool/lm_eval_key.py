@@ -1,4 +1,4 @@
-"""What the result of a task of lm-evaluation-harness depends on, so that it is known when it has been computed before."""
+"""What the result of a task of lm-evaluation-harness depends on: the key under which it is stored."""
 
 from __future__ import annotations
 
@@ -39,12 +39,15 @@ def dependencies(
     """
     from lm_eval.evaluator import evaluate
 
-    config = {key: value for key, value in task.dump_config().items() if key not in _WHERE_DATA_LIES}
+    config = task.config.to_dict(keep_callable=True)
+    for key in _WHERE_DATA_LIES:
+        config.pop(key, None)
+    config.get("metadata", {}).pop("config_source", None)  # the path of its YAML
     examples = task.fewshot_docs() if config.get("num_fewshot") else ()
     described = Description()
     try:
         behaviour = described.add(backbone)
-        for code in (evaluate, task_result, type(task), *_functions(task.config.to_dict(keep_callable=True))):
+        for code in (evaluate, task_result, type(task), *_functions(config)):
             described.name(code)
         return {
             **fingerprints,
@@ -71,5 +74,7 @@ def _functions(value: Any) -> Iterator[Callable[..., Any]]:
 
 
 def _plain(value: Any) -> str:
-    """As text; what JSON does not know, such as a picture, by its repr, which may tell equals apart."""
-    return json.dumps(value, sort_keys=True, default=repr)
+    """As text: a function by its name; what else JSON does not know, such as a picture, by its repr, as equals may be
+    told apart.
+    """
+    return json.dumps(value, sort_keys=True, default=lambda part: getattr(part, "__qualname__", None) or repr(part))

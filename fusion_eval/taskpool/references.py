@@ -33,6 +33,7 @@ def evaluate_references(
         tasks: Only these; None: all.
     """
     tasks = list(pool.tasks if tasks is None else tasks)
+    pool = pool.select(tasks)
     runner = replace(runner or Runner(), bootstrap=0)  # only the primary metric is compared, sample by sample
     failures: dict[str, TaskFailure] = {}
 
@@ -49,6 +50,10 @@ def evaluate_references(
     tasks_of: defaultdict[str, list[str]] = defaultdict(list)
     for name in tasks:
         tasks_of[pool.expert_of(name)].append(name)
-    experts = {expert: evaluate(Expert(expert), names, "expert") for expert, names in tasks_of.items() if expert in models.experts}
+    experts = {
+        expert: evaluate(Expert(expert), names, "expert")
+        for expert, names in tasks_of.items()
+        if expert in models.experts
+    }
     found = {name: result for results in experts.values() for name, result in results.items()}
     return References(base, {name: found[name] for name in tasks if name in found}, failures)
