@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 __all__ = ["ModelInputs", "columns_of"]
 
@@ -35,6 +36,13 @@ class ModelInputs(dict[str, Tensor]):
 
     def __reduce__(self) -> tuple[type[ModelInputs], tuple[dict[str, Tensor], dict[str, Tensor]]]:
         return ModelInputs, (dict(self), self.columns)
+
+
+register_pytree_node(  # so that what maps the tensors of a batch keeps the columns
+    ModelInputs,
+    lambda inputs: ([dict(inputs), inputs.columns], None),
+    lambda parts, _: ModelInputs(*parts),
+)
 
 
 def columns_of(inputs: Any) -> dict[str, Tensor]:

@@ -122,7 +122,7 @@ class WindowSamples(Samples):
         stride: How many tokens each window behind the first one scores.
 
     Raises:
-        DataError: no text has a token.
+        DataError: all texts are empty.
     """
 
     def __init__(self, texts: Sequence[str], tokenizer: CausalTokenizer, stride: int) -> None:
@@ -137,9 +137,9 @@ class WindowSamples(Samples):
             self._windows += [(len(self._tokens), first, end) for first, end in windows]
             self._tokens.append(np.array([tokenizer.prefix, *tokens], dtype=np.int32))
             counts.append(_counts(text, ends, windows))
-        if not counts:
-            raise DataError("the texts hold no token")
-        self._counts = torch.from_numpy(np.concatenate(counts))
+        self._counts = torch.from_numpy(np.concatenate(counts or [np.zeros((0, 3), dtype=np.int64)]))
+        if not self._counts[:, 1].any():
+            raise DataError("the texts are empty")
         self._limit = tokenizer.limit
         self.groups = np.array([text for text, _, _ in self._windows]) if len(self._tokens) > 1 else None
 

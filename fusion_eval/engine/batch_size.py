@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
+from torch.utils._pytree import tree_leaves
 
 from fusion_eval.errors import FusionEvalError
 from fusion_eval.report.atomic import atomic_file
@@ -128,9 +128,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def _numbers_in(data: Any) -> int:
-    counts: list[int] = []
-    apply_to_collection(data, torch.Tensor, lambda tensor: counts.append(tensor.numel()))
-    return sum(counts)
+    return sum(part.numel() for part in tree_leaves(data) if isinstance(part, torch.Tensor))
 
 
 def _recall(memory: Path | None) -> int | None:

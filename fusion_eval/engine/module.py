@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torchmetrics import Metric, SumMetric
 
 from fusion_eval.data import Samples
@@ -118,9 +119,10 @@ class TaskModule(pl.LightningModule):
         return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Do what is left to do to the inputs on the device."""
-        data = self.trainer.precision_plugin.convert_input(self._feed.reader.finish(batch.data))
-        return Batch(batch.indices, self._placement.prepare(data))
+        """Do what is left to do to the inputs on the device: targets keep their precision."""
+        inputs, targets = self._feed.reader.finish(batch.data)
+        inputs = tree_map(self.trainer.precision_plugin.convert_input, inputs)
+        return Batch(batch.indices, (self._placement.prepare(inputs), targets))
 
     def test_step(self, batch: Batch) -> None:
         """Predict, update the metrics, keep the columns: nothing here waits for the device."""

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from fusion_eval.models import MergedModel
 
@@ -75,11 +75,9 @@ class Placement:
             for part, training in modes.items():
                 part.training = training
 
-    def prepare(self, data: Any) -> Any:
+    def prepare(self, inputs: Any) -> Any:
         """Bring images of a batch into the memory format of the model."""
-        if not self.channels_last:
-            return data
-        return apply_to_collection(data, Tensor, _to_channels_last)
+        return tree_map_only(Tensor, _to_channels_last, inputs) if self.channels_last else inputs
 
     def eager(self, whole: bool) -> AbstractContextManager[Any]:
         """Leave a batch uncompiled that is not `whole`: another size would be compiled anew, for one batch a task."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset
 
 from fusion_eval.data import Samples, TensorSamples
@@ -17,16 +20,29 @@ from fusion_eval.engine.batch_size import BatchSize
 __all__ = ["Batch", "Feed", "ItemReader", "Reader", "StoreReader", "TensorReader"]
 
 
-class Batch(NamedTuple):
+class Batch:
     """Samples on their way through the model.
+
+    No collection of those that Lightning goes through: it would round targets to the precision of the model.
 
     Attributes:
         indices: Shape `(n,)`: which samples.
         data: What `Samples.collate` makes of them, but for what the reader leaves to `finish`.
     """
 
-    indices: np.ndarray
-    data: Any
+    def __init__(self, indices: np.ndarray, data: Any) -> None:
+        self.indices = indices
+        self.data = data
+
+    def to(self, device: torch.device, **how: Any) -> Batch:
+        """The same on another device; Lightning moves a batch with it."""
+        return Batch(self.indices, move_data_to_device(self.data, device))
+
+    def pin_memory(self) -> Batch:
+        """The same in pinned memory; torch's loader pins a batch with it."""
+        return Batch(
+            self.indices, tree_map(lambda part: part.pin_memory() if hasattr(part, "pin_memory") else part, self.data)
+        )
 
 
 class Reader(Protocol):

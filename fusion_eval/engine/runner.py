@@ -164,17 +164,28 @@ class Runner:
         run = partial(
             self._evaluate, what, name, task, metrics, subject, samples, indices, fingerprints, reader, memory
         )
-        store, depends_on = self._disk_store, None
-        if store is not None:
-            depends_on = dependencies(fingerprints, task, model, head, samples, indices, self._settings)
-        if store is None or depends_on is None:
-            result = run()
-        else:
-            gather_ranks(self._trainer)
-            result = store.get_or_run(depends_on, run, what, leads=self.is_global_zero)
+        depends_on = partial(dependencies, fingerprints, task, model, head, samples, indices, self._settings)
+        result = self.recall_or(run, depends_on, what)
         if key is not None:
             process_store.put(key, result)
         return result
+
+    def recall_or(
+        self, run: Callable[[], TaskResult], depends_on: Callable[[], dict[str, Any] | None], what: str
+    ) -> TaskResult:
+        """The result that the store knows, or else that of `run`, which it then knows.
+
+        Args:
+            run: Computes the result.
+            depends_on: Tells all that decides it, see `DiskStore.get_or_run`; None if that cannot be told.
+            what: It is the result of, in words.
+        """
+        store = self._disk_store
+        key = None if store is None else depends_on()
+        if store is None or key is None:
+            return run()
+        gather_ranks(self._trainer)
+        return store.get_or_run(key, run, what, leads=self.is_global_zero)
 
     def show(self, result: TaskResult) -> None:
         """Leave a line on standard error about what `run` has just evaluated, if `progress` is on."""

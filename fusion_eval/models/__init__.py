@@ -1,6 +1,7 @@
 """Models: checkpoints read from disk, heads, and the pool a merge is made from."""
 
 from fusion_eval.models.checkpoint import load_state_dict
+from fusion_eval.models.checkpoint_head import CheckpointHead
 from fusion_eval.models.clip import (
     CLIPTextTower,
     OpenCLIPTextTower,
@@ -10,7 +11,7 @@ from fusion_eval.models.clip import (
 )
 from fusion_eval.models.fit import fit_state_dict
 from fusion_eval.models.heads import LinearHead
-from fusion_eval.models.hugging_face import Backbone, CheckpointHead
+from fusion_eval.models.hugging_face import Backbone
 from fusion_eval.models.language_model import LanguageModel
 from fusion_eval.models.merged import MergedModel
 from fusion_eval.models.mergekit import MergekitRecipe

@@ -15,12 +15,12 @@ from torch import Tensor
 from fusion_eval.errors import CheckpointError, few
 from fusion_eval.merging.mismatch import describe_mismatch
 from fusion_eval.merging.state_dict import StateDict, distinct_names, wide
-from fusion_eval.models.adapter_config import read_adapter_config
+from fusion_eval.models.adapter_config import AdapterConfig, read_adapter_config
 from fusion_eval.models.checkpoint import load_state_dict
 from fusion_eval.models.low_rank import Factors, LowRankChange, low_rank_change, square_transposed
 from fusion_eval.models.prefix import splits
 
-__all__ = ["AdaptedWeights", "is_adapter", "read_adapter"]
+__all__ = ["AdaptedWeights", "is_adapter", "read_adapter", "read_stored_whole"]
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -92,9 +92,7 @@ def read_adapter(path: str | Path, base: StateDict, identity: Hashable | None = 
     """
     directory = Path(path).expanduser()
     config = read_adapter_config(directory / _CONFIG)
-    file = next((directory / name for name in _WEIGHTS if (directory / name).exists()), None)
-    if file is None:
-        raise CheckpointError(f"{directory}: the adapter has no weights; expected {' or '.join(_WEIGHTS)}")
+    file = _weights_file(directory)
     factors, whole = _sort_out(load_state_dict(file), file)
     place = _places(factors.keys() | whole.keys(), base, file)
     inside = {name: pair for name, pair in factors.items() if name in place}
@@ -107,6 +105,27 @@ def read_adapter(path: str | Path, base: StateDict, identity: Hashable | None = 
     if mismatch := describe_mismatch(replaced, {name: base[name] for name in replaced}):
         raise CheckpointError(f"{file}: what the adapter stores whole does not fit the base: {mismatch}")
     return _with_ties(AdaptedWeights(base, replaced, changes, identity), file)
+
+
+def read_stored_whole(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """What a LoRA adapter stores beside its factors (a trained head, biases), named as in the model that was adapted.
+
+    Args:
+        path: As for `read_adapter`.
+
+    Raises:
+        CheckpointError: It cannot be read, or is no LoRA.
+    """
+    directory = Path(path).expanduser()
+    config, file = read_adapter_config(directory / _CONFIG), _weights_file(directory)
+    return config, _sort_out(load_state_dict(file), file)[1]
+
+
+def _weights_file(directory: Path) -> Path:
+    file = next((directory / name for name in _WEIGHTS if (directory / name).exists()), None)
+    if file is None:
+        raise CheckpointError(f"{directory}: the adapter has no weights; expected {' or '.join(_WEIGHTS)}")
+    return file
 
 
 def _sort_out(stored: StateDict, file: Path) -> tuple[dict[str, Factors], dict[str, Tensor]]:

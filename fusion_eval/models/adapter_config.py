@@ -38,7 +38,7 @@ _KEEPS_THE_BASE = (True, False, "gaussian", "eva", "orthogonal", "mica")
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The part of a LoRA configuration that the merged weight depends on.
+    """The part of a LoRA configuration that the merged weight, and a trained head, depend on.
 
     Attributes:
         rank: Rows of every factor A and columns of every B.
@@ -48,6 +48,8 @@ class AdapterConfig:
         rank_stabilised: Whether the scaling falls with the root of the rank.
         input_first: Whether weights are `(inputs, outputs)`, as those of transformers' `Conv1D` are. PEFT stores one
             flag for all modules: that of the last one.
+        base: What was adapted, as the training named it: a directory or an id on the hub; None if that is not known.
+        task_type: What PEFT calls the kind of model that was adapted ("SEQ_CLS", ...); None if it was not told.
     """
 
     rank: int
@@ -56,6 +58,8 @@ class AdapterConfig:
     alpha_pattern: Mapping[str, float]
     rank_stabilised: bool
     input_first: bool
+    base: str | None = None
+    task_type: str | None = None
 
     def rank_of(self, module: str) -> int:
         """The rank `r` of one module, named as in the model that was adapted."""
@@ -102,6 +106,8 @@ def read_adapter_config(file: Path) -> AdapterConfig:
         alpha_pattern={key: _number(alphas, key, file) for key in alphas},
         rank_stabilised=bool(config.get("use_rslora")),
         input_first=bool(config.get("fan_in_fan_out")),
+        base=config.get("base_model_name_or_path"),
+        task_type=config.get("task_type"),
     )
 
 

@@ -1,24 +1,18 @@
-"""A classifier of transformers in two parts: the backbone that is merged, and the head that stays with its task."""
+"""What the fine-tuned models of one base share, as transformers builds it: the part that is merged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fusion_eval.errors import CheckpointError, ConfigError, TaskError, few, suggest
-from fusion_eval.models.checkpoint import load_state_dict
-from fusion_eval.models.fit import fit_state_dict
+from fusion_eval.errors import CheckpointError, ConfigError, suggest
 from fusion_eval.models.hub import local_path
 
-__all__ = ["Backbone", "CheckpointHead", "HeadOfCheckpoint", "read_config", "with_stored_names"]
-
-_PADDING = -1
-_GIVEN_BY_BACKBONE = {"decoder_input_ids"}
+__all__ = ["Backbone", "read_config", "transformers_or_error", "with_stored_names"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ class Backbone:
             CheckpointError: the config cannot be had, or transformers has no such model for it.
             ConfigError: transformers has no such auto class.
         """
-        transformers = _transformers()
+        transformers = transformers_or_error()
         auto = getattr(transformers, self.auto_class, None)
         if auto is None:
             known = [name for name in dir(transformers) if name.startswith("AutoModel")]
@@ -80,119 +74,6 @@ class Backbone:
             backbone._forward_pre_hooks["decoder inputs"] = _shift_inputs
             backbone._forward_pre_hooks_with_kwargs["decoder inputs"] = True
         return backbone  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class CheckpointHead:
-    """The head of a fine-tuned classifier: all that its architecture has beyond the backbone.
-
-    Attributes:
-        path: A directory that `save_pretrained` wrote, or an id on the hub (`owner/name`, or `owner/name@revision`).
-
-    Example:
-        >>> CheckpointHead("nateraw/vit-base-beans")
-        CheckpointHead(path='nateraw/vit-base-beans')
-    """
-
-    path: str
-
-    def load(self) -> HeadOfCheckpoint:
-        """Build the head that `architectures` in `config.json` names, in float32, with the weights of the checkpoint.
-
-        Raises:
-            CheckpointError: the checkpoint cannot be had or has no such head, or its weights do not fit.
-        """
-        transformers = _transformers()
-        config = read_config(self.path)
-        names = config.architectures or ["nothing"]
-        cls = getattr(transformers, names[0], None)
-        if cls is None:
-            raise CheckpointError(f"{self.path}: config.json: architectures names {names[0]}, no class of transformers")
-        with torch.device("meta"):  # the backbone in it is thrown away
-            classifier = cls._from_config(config, dtype=torch.float32)
-        if classifier.base_model is classifier:
-            raise CheckpointError(
-                f"{self.path}: {names[0]} is a backbone without a head; a head is read from a fine-tuned classifier"
-            )
-        setattr(classifier, classifier.base_model_prefix, _Given())
-        stored = load_state_dict(local_path(self.path))
-        expected = classifier.state_dict()
-        prefix = f"{classifier.base_model_prefix}."
-        own = {name: tensor for name, tensor in stored.items() if not name.startswith(prefix)}
-        classifier.load_state_dict(fit_state_dict(own, expected, self.path), assign=True)
-        classifier.config.get_text_config().pad_token_id = _PADDING
-        return HeadOfCheckpoint(classifier.float())
-
-
-class HeadOfCheckpoint(nn.Module):
-    """A classifier of transformers whose backbone has run elsewhere.
-
-    It pools what the backbone returned and computes the logits by the classifier's own `forward`, so it does exactly
-    what that architecture does. It therefore wants the backbone's whole output, and the inputs (GPT-2 looks for the
-    last token that is no padding).
-
-    Args:
-        classifier: A classifier with `_Given` in the place of its backbone.
-    """
-
-    takes_output = True
-    """It is called with what the model returned and with what the model was given, not with features alone."""
-
-    def __init__(self, classifier: Any) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, output: Any, inputs: Any) -> Tensor:
-        """The logits.
-
-        Args:
-            output: What the backbone returned.
-            inputs: What the backbone was given: a tensor, or a mapping of keyword arguments.
-
-        Returns:
-            Shape `(n, c)`.
-
-        Raises:
-            TaskError: the backbone's output is not what the classifier takes.
-        """
-        given = self.classifier.base_model
-        given.output, given.inputs = output, inputs
-        try:
-            done = self.classifier(**_marked(inputs)) if isinstance(inputs, Mapping) else self.classifier(inputs)
-        except Exception as error:
-            name = type(self.classifier).__name__
-            raise TaskError(
-                f"the head of {name} failed on the model's output: {type(error).__name__}: {error}"
-            ) from error
-        finally:
-            given.output = given.inputs = None
-        logits: Tensor = done.logits
-        return logits
-
-
-def _marked(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs with padding under an id that no token has.
-
-    Classifiers that look for the last token (GPT-2, Llama) know padding by the id in their config, which the tokenizer
-    need not share and old configs lack; the mask is always right.
-    """
-    if not {"input_ids", "attention_mask"} <= inputs.keys():
-        return dict(inputs)
-    return {**inputs, "input_ids": inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, _PADDING)}
-
-
-class _Given(nn.Module):
-    """Stands in the place of a backbone, and returns what that has returned."""
-
-    output: Any = None
-    inputs: Any = None
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(self.inputs, Mapping):
-            made = {name for name, value in kwargs.items() if isinstance(value, Tensor)} - set(self.inputs)
-            if made - _GIVEN_BY_BACKBONE:
-                raise ValueError(f"the classifier gives its backbone {few(sorted(made))} too, which it did not get")
-        return self.output
 
 
 def with_stored_names(backbone: Any) -> nn.Module:
@@ -244,7 +125,12 @@ def _rename(
         state_dict[prefix + names[own] if own in names else name] = tensor
 
 
-def _transformers() -> Any:
+def transformers_or_error() -> Any:
+    """The package, imported.
+
+    Raises:
+        CheckpointError: it is not installed.
+    """
     try:
         import transformers
     except ImportError as error:
@@ -263,7 +149,7 @@ def read_config(path: str) -> Any:
     """
     directory = local_path(path)
     try:
-        config = _transformers().AutoConfig.from_pretrained(directory)
+        config = transformers_or_error().AutoConfig.from_pretrained(directory)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: config.json cannot be read: {error}") from error
     config.name_or_path = ""  # where it lies does not decide what the model does

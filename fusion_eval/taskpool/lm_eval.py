@@ -21,6 +21,7 @@ from fusion_eval.models import MergedModel
 from fusion_eval.report import Report, TaskFailure, TaskResult
 from fusion_eval.taskpool.base import BaseTaskPool
 from fusion_eval.taskpool.lm_eval_harness import find_tasks, load_tasks, quiet, seeded, wrap
+from fusion_eval.taskpool.lm_eval_key import dependencies
 from fusion_eval.taskpool.lm_eval_results import task_result
 
 __all__ = ["LMEvalTaskPool"]
@@ -37,7 +38,8 @@ class LMEvalTaskPool(BaseTaskPool):
     Its metrics and their standard errors become entries of the report, one a task (of a group or tag: one a member);
     the log of each document becomes a row of the per-sample file. A metric behind a filter other than "none" is called
     `metric@filter`. Neither its cache of responses, whose keys know the prompt but not the weights, nor that of
-    requests is used. Everything runs in one process.
+    requests is used; results are kept in the result store of the runner, like those of any task. Everything runs in
+    one process.
 
     Args:
         tasks: Names of tasks, groups or tags, or paths of their YAML files.
@@ -46,6 +48,7 @@ class LMEvalTaskPool(BaseTaskPool):
         limit: Only the first so many documents a task, or below 1 that share of them; None: all.
         include_path: A directory with YAML files of more tasks. Where all tasks are found in it, the 14,000 that the
             harness ships are not indexed, which takes it 14 seconds.
+        only: Of the members of groups, tags and files the tasks of these names; None: all.
         experts: Task name to the expert it belongs to, where they have different names.
         max_length: How many tokens the model attends to; None: what its configuration says.
         apply_chat_template: Whether prompts go through the tokenizer's chat template.
@@ -60,8 +63,8 @@ class LMEvalTaskPool(BaseTaskPool):
         ConfigError: there is no task, or a setting is out of range.
 
     Example:
-        >>> LMEvalTaskPool(["arc_easy", "piqa"], tokenizer="gpt2", num_fewshot=5).select(["piqa"]).tasks
-        ['piqa']
+        >>> LMEvalTaskPool(["ai2_arc", "piqa"], tokenizer="gpt2", num_fewshot=5).select(["arc_easy"]).only
+        ['arc_easy']
     """
 
     tasks: Sequence[str]
@@ -69,6 +72,7 @@ class LMEvalTaskPool(BaseTaskPool):
     num_fewshot: int | None = None
     limit: float | None = None
     include_path: str | None = None
+    only: Sequence[str] | None = None
     experts: Mapping[str, str] = field(default_factory=dict)
     max_length: int | None = None
     apply_chat_template: bool = False
@@ -92,8 +96,8 @@ class LMEvalTaskPool(BaseTaskPool):
             raise ConfigError(f"num_fewshot: expected an integer >= 0, found {self.num_fewshot!r}")
 
     def select(self, names: Iterable[str]) -> LMEvalTaskPool:
-        """The pool of only these tasks."""
-        return replace(self, tasks=list(names))
+        """The pool of only these tasks, which may be members of its groups, tags and files."""
+        return replace(self, only=list(names))
 
     def expert_of(self, task: str) -> str:
         """The name of the expert that belongs to a task."""
@@ -112,19 +116,22 @@ class LMEvalTaskPool(BaseTaskPool):
 
         Args:
             model: A causal or a sequence-to-sequence language model, or a `MergedModel` of one.
-            runner: Of it only `batch_size`, `bootstrap` (resamples behind standard errors; 0: none), `seed` and
-                `progress` are used; None: the defaults of `Runner`.
+            runner: Of it only `batch_size`, `bootstrap` (resamples behind standard errors; 0: none), `seed`, `store`
+                and `progress` are used; None: the defaults of `Runner`.
             on_error: As for `TaskPool.evaluate`.
             on_result: Likewise.
             label: Likewise.
 
         Raises:
-            ConfigError: `on_error` is neither, there is no such task, or lm_eval is not installed.
+            ConfigError: `on_error` is neither, the runner has several processes, there is no such task, or lm_eval is
+                not installed.
             FusionEvalError: from a failing task, if `on_error` is "raise"; `on_result` has been told before.
         """
         if on_error not in ("raise", "record"):
             raise ConfigError(f"on_error: expected raise or record, found {on_error!r}")
         runner = runner or Runner()
+        if runner.processes > 1:
+            raise ConfigError(f"lm_eval tasks run in one process, not in {runner.processes}: set trainer.devices=1")
         results: dict[str, TaskResult] = {}
         failures: dict[str, TaskFailure] = {}
 
@@ -140,11 +147,12 @@ class LMEvalTaskPool(BaseTaskPool):
                     raise kind(f"task {name!r}: {error}") from error
                 return None
 
-        with quiet(), seeded(runner.seed), self._wrapped(model, runner) as wrapped:
+        with quiet(), self._wrapped(model, runner) as wrapped:
             manager = find_tasks(tuple(self.tasks), self.include_path)
             for request in self.tasks:
-                for name, task in (attempt(request, partial(load_tasks, manager, request)) or {}).items():
-                    result = attempt(name, partial(self._run, name, task, model, wrapped, runner))
+                load = partial(load_tasks, manager, request, self._wanted(request), runner.seed)
+                for name, task in (attempt(request, load) or {}).items():
+                    result = attempt(name, partial(self._run, name, task, model, wrapped, runner, label))
                     if result is not None:
                         results[name] = result
                         if on_result is not None:
@@ -152,30 +160,48 @@ class LMEvalTaskPool(BaseTaskPool):
                         runner.show(result)
         return Report(results, failures)
 
-    def _run(self, name: str, task: Any, model: nn.Module, wrapped: Any, runner: Runner) -> TaskResult:
-        """Let the harness run one task."""
-        from lm_eval.evaluator import evaluate
+    def _wanted(self, request: str) -> Sequence[str] | None:
+        """Of which tasks among those that a request stands for results are wanted; None: of all."""
+        return None if self.only is None or request in self.only else self.only
 
-        started = time.perf_counter()
+    def _run(self, name: str, task: Any, model: nn.Module, wrapped: Any, runner: Runner, label: str) -> TaskResult:
+        """Let the harness run one task, unless its result is known."""
         if isinstance(model, MergedModel):
             model.adapt(self.expert_of(name))
         self._set_up(task)
-        wrapped.cut.clear()
-        done = evaluate(
-            wrapped,
-            {"tasks": {name: task}},
-            limit=self.limit,
-            bootstrap_iters=runner.bootstrap,
-            system_instruction=self.system_instruction,
-            apply_chat_template=self.apply_chat_template,
-            fewshot_as_multiturn=self.apply_chat_template,
-            confirm_run_unsafe_code=self.confirm_run_unsafe_code,
-        )
         fingerprints = {
             "weights": fingerprint_weights(model),
             "tokenizer": identify_tokenizer(self.tokenizer),
         }
-        return task_result(name, done, wrapped.cut, time.perf_counter() - started, fingerprints)
+
+        def run() -> TaskResult:
+            from lm_eval.evaluator import evaluate
+
+            started = time.perf_counter()
+            wrapped.cut.clear()
+            with seeded(runner.seed):
+                done = evaluate(
+                    wrapped,
+                    {"tasks": {name: task}},
+                    limit=self.limit,
+                    bootstrap_iters=runner.bootstrap,
+                    system_instruction=self.system_instruction,
+                    apply_chat_template=self.apply_chat_template,
+                    fewshot_as_multiturn=self.apply_chat_template,
+                    confirm_run_unsafe_code=self.confirm_run_unsafe_code,
+                )
+            return task_result(name, done, wrapped.cut, time.perf_counter() - started, fingerprints)
+
+        def depends_on() -> dict[str, Any] | None:
+            with seeded(runner.seed):
+                return dependencies(task, wrapped.model, fingerprints, self._settings(runner))
+
+        return runner.recall_or(run, depends_on, f"{label} on {name}")
+
+    def _settings(self, runner: Runner) -> dict[str, Any]:
+        """What decides the numbers beside model, tokenizer and task."""
+        names = ("limit", "max_length", "apply_chat_template", "system_instruction", "fewshot_seed", "precision")
+        return {"seed": runner.seed, "bootstrap": runner.bootstrap, **{name: getattr(self, name) for name in names}}
 
     def _set_up(self, task: Any) -> None:
         """Few-shot and generation settings, by the rules of `lm_eval.simple_evaluate`."""

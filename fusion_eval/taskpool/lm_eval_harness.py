@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -44,8 +44,14 @@ def find_tasks(names: tuple[str, ...], include_path: str | None) -> Any:
     return TaskManager(include_path=include_path)
 
 
-def load_tasks(index: Any, name: str) -> dict[str, Any]:
-    """Task name to task with its documents: one, or all members of a group or tag.
+def load_tasks(index: Any, name: str, wanted: Collection[str] | None = None, seed: int = 0) -> dict[str, Any]:
+    """Task name to task with its documents: one, or all members of a group, a tag or a file.
+
+    Args:
+        index: What `find_tasks` returns.
+        name: Of a task, group or tag, or the path of a YAML file.
+        wanted: Only members of these names; None: all. One task that is not among them is not loaded.
+        seed: Of tasks that shuffle their documents.
 
     Raises:
         ConfigError: there is none of the name.
@@ -55,10 +61,14 @@ def load_tasks(index: Any, name: str) -> dict[str, Any]:
         close = get_close_matches(name, index.all_tasks, n=3)
         hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise ConfigError(f"tasks: lm_eval has no task, group or tag {name!r}{hint}")
+    if wanted is not None and name in index.all_subtasks:
+        return {}
     try:
-        return dict(index.load([name])["tasks"])
+        with seeded(seed):
+            loaded = index.load([name])["tasks"]
     except Exception as error:  # data sets, YAML files and their Python, each with errors of its own
         raise DataError(f"lm_eval cannot load it: {type(error).__name__}: {error}") from error
+    return {member: task for member, task in loaded.items() if wanted is None or member in wanted}
 
 
 @contextmanager

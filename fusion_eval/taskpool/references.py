@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
@@ -31,7 +32,8 @@ def evaluate_references(
         runner: As for `TaskPool.evaluate`.
         tasks: Only these; None: all.
     """
-    pool = pool if tasks is None else pool.select(tasks)
+    tasks = list(pool.tasks if tasks is None else tasks)
+    pool = pool.select(tasks)
     runner = replace(runner or Runner(), bootstrap=0)  # only the primary metric is compared, sample by sample
     failures: dict[str, TaskFailure] = {}
 
@@ -44,10 +46,14 @@ def evaluate_references(
         failures.update({f"{label} on {name}": failure for name, failure in report.failures.items()})
         return report.results
 
-    base = evaluate(Base(), list(pool.tasks), "base")
-    experts: dict[str, TaskResult] = {}
-    for name in pool.tasks:
-        expert = pool.expert_of(name)
-        if expert in models.experts:
-            experts |= evaluate(Expert(expert), [name], "expert")
-    return References(base, experts, failures)
+    base = evaluate(Base(), tasks, "base")
+    tasks_of: defaultdict[str, list[str]] = defaultdict(list)
+    for name in tasks:
+        tasks_of[pool.expert_of(name)].append(name)
+    experts = {
+        expert: evaluate(Expert(expert), names, "expert")
+        for expert, names in tasks_of.items()
+        if expert in models.experts
+    }
+    found = {name: result for results in experts.values() for name, result in results.items()}
+    return References(base, {name: found[name] for name in tasks if name in found}, failures)

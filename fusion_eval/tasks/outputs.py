@@ -26,7 +26,20 @@ def forward(model: nn.Module, inputs: Any) -> Any:
     except Exception as error:
         named = inputs.items() if isinstance(inputs, Mapping) else [("inputs", inputs)]
         shapes = ", ".join(f"{name} {tuple(getattr(value, 'shape', ()))}" for name, value in named)
-        raise TaskError(f"the model failed on {shapes}: {type(error).__name__}: {error}") from error
+        hint = _beyond_vocabulary(model, inputs)
+        raise TaskError(f"the model failed on {shapes}: {type(error).__name__}: {error}{hint}") from error
+
+
+def _beyond_vocabulary(model: nn.Module, inputs: Any) -> str:
+    """What there is to say where a token is none of the model's; nothing where that cannot be told, as on a GPU."""
+    backbone: Any = getattr(model, "backbone", model)
+    ids = inputs.get("input_ids") if isinstance(inputs, Mapping) else None
+    if not isinstance(ids, Tensor) or ids.device.type != "cpu" or not hasattr(backbone, "get_input_embeddings"):
+        return ""
+    size, largest = getattr(backbone.get_input_embeddings(), "num_embeddings", None), int(ids.max())
+    if size is None or largest < size:
+        return ""
+    return f"; there is a token {largest}, but the model has {size}: is the tokenizer that of its base?"
 
 
 def logits_of(output: Any, head: nn.Module | None, inputs: Any) -> Tensor:

@@ -325,3 +325,70 @@ def test_an_adapter_is_an_expert(t5, tmp_path):
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory):
+    """A GPT-2, and for each of the seven tasks a LoRA adapter of it that holds a head."""
+    from peft import LoraConfig, get_peft_model
+
+    root = tmp_path_factory.mktemp("adapters")
+    torch.manual_seed(0)
+    for task in ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2"]:
+        labels = {"num_labels": len(GOLDEN["labels"][task]), "pad_token_id": 256}
+        model = AutoModelForSequenceClassification.from_pretrained(ORACLES / "gpt2" / "base", **labels)
+        config = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, task_type="SEQ_CLS")
+        adapted = get_peft_model(model, config)
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name or "score" in name:
+                torch.nn.init.normal_(parameter, std=0.5)
+        adapted.save_pretrained(root / task)
+    return root
+
+
+@pytest.fixture(scope="module")
+def adapted_gpt2(adapters, data):
+    tasks = sorted(path.name for path in adapters.iterdir())
+    return [
+        "taskpool=gpt2_glue",
+        "modelpool=gpt2_glue",
+        f"modelpool.base={ORACLES}/gpt2/base",
+        "modelpool.dtype=float32",  # the base is stored in half precision, as which merges are rounded too
+        *(f"modelpool.experts.{task}={adapters}/{task}" for task in tasks),
+        *on_disk(tasks, data),
+    ]
+
+
+@pytest.mark.parametrize("task", ["cola", "mnli"])
+def test_an_adapter_brings_its_head(adapted_gpt2, adapters, task):
+    from peft import PeftModel
+
+    report = evaluate(adapted_gpt2, Expert(task))
+    assert list(report) == ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2"]
+    labels = {"num_labels": len(GOLDEN["labels"][task]), "pad_token_id": 256}
+    model = AutoModelForSequenceClassification.from_pretrained(ORACLES / "gpt2" / "base", **labels).float()
+    model = PeftModel.from_pretrained(model, adapters / task).eval()
+    tokenizer = AutoTokenizer.from_pretrained(ORACLES / "gpt2" / "base")
+    with torch.inference_mode():
+        texts = [[row[name] for name in row if name != "label"] for row in GOLDEN["rows"][task]]
+        logits = torch.cat([model(**tokenizer(*text, return_tensors="pt")).logits for text in texts])
+    samples = report.results[task].samples
+    assert samples["prediction"].tolist() == logits.argmax(1).tolist()
+    np.testing.assert_allclose(samples["confidence"], logits.softmax(1).amax(1).numpy(), rtol=0, atol=1e-5)
+
+
+def test_a_model_in_half_precision_is_measured_by_targets_that_are_not(bert):
+    others = [name for name in (*BERT_TASKS, "mnli_mismatched") if name != "stsb"]
+    chosen = [*bert[1], *without(others, "taskpool.tasks"), "precision=bf16-true"]
+    samples = evaluate(chosen, Expert("stsb")).results["stsb"].samples
+    assert samples["target"].tolist() == np.float32([row["label"] for row in GOLDEN["rows"]["stsb"]]).tolist()
+    full = evaluate([*chosen, "precision=32-true"], Expert("stsb")).results["stsb"].samples
+    np.testing.assert_allclose(samples["prediction"], full["prediction"], rtol=0.1, atol=0.1)
+    assert samples["prediction"].tolist() != full["prediction"].tolist()
+    assert samples["truncated"].tolist() == full["truncated"].tolist()
+
+
+def test_texts_go_through_every_way_of_reading_batches(gpt2):
+    expected = evaluate([*gpt2, "batch_size=24"])
+    for change in (["batch_size=auto"], ["channels_last=true"], ["data.resident=on"], ["data.cache.mode=off"]):
+        assert evaluate([*gpt2, *change]) == {task: pytest.approx(expected[task], abs=1e-5) for task in expected}

@@ -137,5 +137,5 @@ def test_no_text_and_too_long_a_stride_are_refused(tokenizer, tmp_path):
     transformers.AutoTokenizer.from_pretrained(tokenizer, model_max_length=8).save_pretrained(tmp_path / "limited")
     with pytest.raises(DataError, match="stride=9: a window has at most 8 tokens to score"):
         TextWindows(str(tmp_path / "limited"), str(tmp_path), stride=9).load()
-    with pytest.raises(DataError, match="hold no token"):
+    with pytest.raises(DataError, match="the texts are empty"):
         WindowSamples([], CausalTokenizer(tokenizer, 8), 8)

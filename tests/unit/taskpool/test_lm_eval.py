@@ -41,7 +41,7 @@ def test_the_round_trip_through_yaml(tmp_path):
     assert BaseTaskPool.from_yaml(tmp_path / "pool.yaml") == pool
     assert pool.expert_of("piqa") == "physics"
     assert pool.expert_of("arc_easy") == "arc_easy"
-    assert pool.select(["piqa"]).tasks == ["piqa"]
+    assert pool.select(["piqa"]).only == ["piqa"]
 
 
 def test_only_language_models_of_transformers_are_run():

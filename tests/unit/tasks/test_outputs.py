@@ -93,3 +93,16 @@ def test_a_head_that_takes_the_output_finds_its_features_itself():
     states, mask = torch.ones(2, 5, 3), torch.tensor([1.0, 2.0])
     found = logits_of({"states": states}, Head(), {"mask": mask})
     assert found.tolist() == [[1.0] * 3, [2.0] * 3]
+
+
+def test_a_token_that_the_model_does_not_have_hints_at_the_tokenizer():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    model = transformers.BertModel(config)
+    with pytest.raises(TaskError, match="there is a token 30, but the model has 30: is the tokenizer that of its base"):
+        forward(model, {"input_ids": torch.tensor([[3, 30]])})
+    with pytest.raises(TaskError) as failed:
+        forward(model, {"input_ids": torch.tensor([[3.0, 4.0]])})
+    assert "tokenizer" not in str(failed.value)

@@ -87,6 +87,30 @@ def test_multiple_choice(name, share, choices, causal_model):
     assert found.scores.tolist() == hits["sum"]
 
 
+def tokens_read(task, model, index):
+    """How many tokens go through the model, padding included, for one question."""
+    read = []
+    hook = model.register_forward_pre_hook(
+        lambda module, args, inputs: read.append(inputs["input_ids"].numel()), with_kwargs=True
+    )
+    Runner(bootstrap=0).run("task", task, MergedModel(model, {}), indices=np.array([index]))
+    hook.remove()
+    return sum(read)
+
+
+def test_the_context_of_several_choices_is_read_once(choices, causal_model):
+    model, samples = causal_model("Llama"), choices.data.load()
+    fitting = [index for index in range(len(samples)) if not samples[index][0]["truncated"]]
+    assert len(fitting) > 2
+    for index in fitting:
+        pairs = samples[index][0]["pairs"]
+        context, longest = len(pairs[0][0]), max(len(scored) for _, scored in pairs)
+        assert all(read == pairs[0][0] for read, _ in pairs)
+        assert tokens_read(choices, model, index) == context - 1 + len(pairs) * longest
+        anew = replace(choices, share_context=False)
+        assert tokens_read(anew, model, index) == len(pairs) * (context - 1 + longest)
+
+
 @pytest.mark.parametrize("name", CACHELESS)
 def test_a_model_without_a_cache_says_so(name, choices, causal_model):
     with pytest.raises(TaskError, match="set share_context=false"):
