@@ -102,7 +102,7 @@ def _import() -> Any:
         import open_clip
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was made for another torch
         raise CheckpointError(
-            f'models of open_clip need an extra: pip install "fusion-eval[open_clip]" ({error})'
+            f'models of open_clip need an extra: pip install "fusion-eval[open-clip]" ({error})'
         ) from error
     return open_clip
 
