@@ -25,7 +25,7 @@ _DOWNLOAD = (
     ". Where there is a network, run datasets.load_dataset({arguments}, split={split!r}).save_to_disk('DIR'), "
     "bring DIR here and set path to it"
 )
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _SEVERAL = ("vector", "labels")
 """Target types that may be spread over several columns."""
 
@@ -198,8 +198,6 @@ class HuggingFace(DataSource):
         except Exception as error:  # network, cache and file formats, each with errors of its own
             how = "" if path.exists() else _DOWNLOAD.format(arguments=self._arguments(), split=self.split)
             raise DataError(f"{self.path}: cannot be loaded: {error}{how}") from error
-        if len(dataset) == 0:
-            raise DataError(f"{self.path}: split {self.split!r} has no samples")
         return dataset.with_format(None)  # a saved data set remembers the format it was last read in
 
     def _saved(self) -> Any:

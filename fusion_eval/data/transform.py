@@ -289,7 +289,7 @@ def as_rgb(image: Image | np.ndarray | Tensor) -> Image:
     if image.mode[0] in "IF":  # PIL would clip 16-bit values at 255 without a word
         name = getattr(image, "filename", "") or "this one"
         raise DataError(
-            f"an image should have 8 bits a channel, {name} has more (mode {image.mode}); scale its values to 0..255 and "
-            "store it anew"
+            f"an image should have 8 bits a channel, {name} has more (mode {image.mode}); scale its values to 0..255 "
+            "and store it anew"
         )
     return image.convert("RGB")

@@ -201,15 +201,9 @@ def test_a_split_without_samples_is_refused(together, tmp_path):
         HuggingFace(str(tmp_path)).load()
 
 
-def test_a_slice_without_samples_is_refused(tmp_path):
-    pictures().to_parquet(tmp_path / "test.parquet")
-    with pytest.raises(DataError, match=r"split 'test\[:0\]' has no samples"):
-        HuggingFace(str(tmp_path), split="test[:0]").load()
-
-
 @pytest.mark.parametrize("path", ["/no/such", "no/such/directory", "./absent"])
 def test_a_directory_that_is_not_there_is_not_looked_for_on_the_hub(path):
-    with pytest.raises(DataError, match=f"^{path}: no such directory; give one of save_to_disk"):
+    with pytest.raises(DataError, match=f"^{path}: no such directory; give one of save_to_disk, .* or a hub id$"):
         HuggingFace(path).load()
 
 
@@ -266,12 +260,6 @@ def test_offline_says_what_to_bring_and_where_to_put_it(monkeypatch):
 def test_a_directory_without_data_is_refused_without_advice_to_download(tmp_path):
     with pytest.raises(DataError, match="cannot be loaded") as caught:
         HuggingFace(str(tmp_path)).load()
-    assert "save_to_disk" not in str(caught.value)
-
-
-def test_a_missing_absolute_path_is_no_id_on_the_hub(tmp_path):
-    with pytest.raises(DataError, match="cannot be loaded: Couldn't find") as caught:
-        HuggingFace(str(tmp_path / "gone")).load()
     assert "save_to_disk" not in str(caught.value)
 
 
