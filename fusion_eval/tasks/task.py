@@ -106,7 +106,7 @@ class Task(ABC):
         metrics = {}
         for name, factory in self.metrics.items():
             try:
-                taken = inspect.signature(factory).parameters
+                taken = inspect.signature(factory).parameters if known else {}
                 metric = factory(**{key: value for key, value in known.items() if key in taken})
             except (TypeError, ValueError) as error:
                 raise TaskError(f"metrics.{name}: {error}") from error
