@@ -96,8 +96,13 @@ def compose_option(group: str, option: str) -> dict[str, Any]:
     return _plain(composed.option)
 
 
-def compose_file(path: Path) -> dict[str, Any]:
+def compose_file(path: Path, around: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Compose a YAML file that may have a defaults list, which may name options of our config groups.
+
+    Args:
+        path: The file.
+        around: What interpolations find that the file itself does not have, by its key, such as `modelpool.base`; None
+            as a value: it is not there. The file may refer to itself as `taskpool`.
 
     Raises:
         ConfigError: if the file is missing, is no YAML mapping, has duplicate keys, or its defaults do not exist.
@@ -106,17 +111,33 @@ def compose_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file")
     with _hydra_errors(str(path)):
         raw = OmegaConf.load(path)
-        if isinstance(raw, DictConfig) and "defaults" not in raw:
-            if OmegaConf.is_interpolation(raw, "fast_dev_run"):  # FusionBench's pools take it from the config around
-                del raw["fast_dev_run"]
-            return _plain(raw)
     if not isinstance(raw, DictConfig):
         raise ConfigError(f"{path}: expected a mapping, found {type(raw).__name__}")
-    if path.suffix != ".yaml":
-        raise ConfigError(f"{path}: the name of a file with a defaults list must end in .yaml, as Hydra looks for that")
-    directory = str(path.parent.resolve())
-    with _hydra_errors(str(path)), _fresh_hydra(), initialize_config_dir(directory, version_base="1.3"):
-        return _plain(hydra_compose(path.stem))
+    if "defaults" in raw:
+        if path.suffix != ".yaml":
+            raise ConfigError(
+                f"{path}: the name of a file with a defaults list must end in .yaml, as Hydra looks for that"
+            )
+        directory = str(path.parent.resolve())
+        with _hydra_errors(str(path)), _fresh_hydra(), initialize_config_dir(directory, version_base="1.3"):
+            raw = hydra_compose(path.stem)
+    elif OmegaConf.is_interpolation(raw, "fast_dev_run"):  # FusionBench's pools take it from the config around
+        del raw["fast_dev_run"]
+    with _hydra_errors(str(path)):
+        return _plain(_inside(cast("dict[str, Any]", OmegaConf.to_container(raw)), around or {}, path).taskpool)
+
+
+def _inside(content: dict[str, Any], around: Mapping[str, Any], path: Path) -> DictConfig:
+    """A config with the content of a file both at its root and as `taskpool`: interpolations of either kind find it."""
+    for key, value in content.items():
+        if value == f"${{{key}}}" and around.get(key) is None:
+            raise ConfigError(f"{path}: {key}: {value} is nothing in the file; give it, for example +{key}=...")
+    whole = OmegaConf.create(content)
+    for key, value in around.items():
+        if value is not None:
+            OmegaConf.update(whole, key, value, force_add=True)
+    whole.taskpool = content
+    return whole
 
 
 def build(config: Mapping[str, Any] | DictConfig, where: str = "") -> Any:

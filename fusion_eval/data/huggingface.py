@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ _DOWNLOAD = (
     ". Where there is a network, run datasets.load_dataset({arguments}, split={split!r}).save_to_disk('DIR'), "
     "bring DIR here and set path to it"
 )
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _SEVERAL = ("vector", "labels")
 """Target types that may be spread over several columns."""
 
@@ -182,9 +184,11 @@ class HuggingFace(DataSource):
         import datasets
 
         path = Path(self.path)
+        if not path.exists() and not _HUB_ID.fullmatch(self.path):
+            raise DataError(f"{self.path}: no such directory; give one of save_to_disk, one of data files, or a hub id")
         try:
             if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-                dataset = self._choose_split(datasets.load_from_disk(self.path))
+                dataset = self._choose_split(self._saved())
             else:
                 dataset = datasets.load_dataset(self.path, self.name, split=self.split, revision=self.revision)
         except ValueError as error:  # a wrong name or split; the library lists the right ones
@@ -192,13 +196,17 @@ class HuggingFace(DataSource):
         except DataError:
             raise
         except Exception as error:  # network, cache and file formats, each with errors of its own
-            how = (
-                ""
-                if path.exists() or path.is_absolute()
-                else _DOWNLOAD.format(arguments=self._arguments(), split=self.split)
-            )
+            how = "" if path.exists() else _DOWNLOAD.format(arguments=self._arguments(), split=self.split)
             raise DataError(f"{self.path}: cannot be loaded: {error}{how}") from error
         return dataset.with_format(None)  # a saved data set remembers the format it was last read in
+
+    def _saved(self) -> Any:
+        import datasets
+
+        try:
+            return datasets.load_from_disk(self.path)
+        except IndexError as error:
+            raise DataError(f"{self.path}: it was saved with a split of no samples, which cannot be read") from error
 
     def _choose_split(self, saved: Any) -> Any:
         """The split of a `DatasetDict`, or a `Dataset` unless it says that it is another split."""

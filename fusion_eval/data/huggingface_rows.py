@@ -39,7 +39,8 @@ class Column:
         try:
             value = self._values[index][self._name]
         except Exception as error:  # PIL's decoders raise whatever a broken image leads them to
-            raise DataError(f"{self._where}: row {index} cannot be decoded: {error}") from error
+            reason = str(error).partition(" <_io")[0]  # what follows is an address in memory
+            raise DataError(f"{self._where}: row {index} cannot be decoded: {reason}") from error
         if value is None:
             raise DataError(f"{self._where}: row {index} has no value in column {self._name!r}")
         return value

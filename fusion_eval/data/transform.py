@@ -287,6 +287,9 @@ def as_rgb(image: Image | np.ndarray | Tensor) -> Image:
             raise DataError(f"an image should be a uint8 array of shape (h, w) or (h, w, 3), found {found}")
         image = fromarray(array)
     if image.mode[0] in "IF":  # PIL would clip 16-bit values at 255 without a word
-        name = getattr(image, "filename", "a PIL image")
-        raise DataError(f"an image should have 8 bits a channel, {name} has more (mode {image.mode})")
+        name = getattr(image, "filename", "") or "this one"
+        raise DataError(
+            f"an image should have 8 bits a channel, {name} has more (mode {image.mode}); scale its values to 0..255 "
+            "and store it anew"
+        )
     return image.convert("RGB")

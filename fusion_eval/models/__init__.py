@@ -20,6 +20,7 @@ from fusion_eval.models.pool import ModelPool
 from fusion_eval.models.pooling import Pooled
 from fusion_eval.models.premerged import Checkpoint
 from fusion_eval.models.sentence_tower import SentenceTower
+from fusion_eval.models.without_layer import without_layer
 
 __all__ = [
     "ASPPHead",
@@ -41,4 +42,5 @@ __all__ = [
     "fit_state_dict",
     "load_state_dict",
     "open_clip_vision_model",
+    "without_layer",
 ]

@@ -11,6 +11,7 @@ from fusion_eval.errors import CheckpointError
 __all__ = ["local_path"]
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_FILE = re.compile(r".*\.(safetensors|pth?|bin|ckpt|gguf)")
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
 _WEIGHTS = ("*.safetensors", "*model*.bin")
 """In order of preference: a repository often has the same weights in several formats."""
@@ -38,7 +39,7 @@ def local_path(path: str | Path) -> Path:
     place = Path(path).expanduser()
     if place.exists():
         return place
-    if not _HUB_ID.fullmatch(str(path)):
+    if not _HUB_ID.fullmatch(str(path)) or _FILE.fullmatch(str(path)):
         raise CheckpointError(f"{path}: no such file or directory")
     return _downloaded(str(path))
 

@@ -68,13 +68,18 @@ class BaseTaskPool(ABC):
         return config
 
     @classmethod
-    def from_yaml(cls, path: str | Path) -> Self:
+    def from_yaml(cls, path: str | Path, around: Mapping[str, Any] | None = None) -> Self:
         """Read a pool from a YAML file in either form; a defaults list may name options of our config groups.
+
+        Args:
+            path: The file.
+            around: What interpolations in the file and in these options find, by its key: `modelpool.base` is where
+                tasks of CLIP and language models take text towers, image processors and tokenizers from.
 
         Raises:
             ConfigError: as `from_config`; or the file is missing or no YAML.
         """
-        return cls.from_config(compose_file(Path(path)), source=str(path))
+        return cls.from_config(compose_file(Path(path), around), source=str(path))
 
     def to_yaml(self, path: str | Path) -> None:
         """Write the pool to a YAML file in the Hydra form, from which `from_yaml` makes an equal pool."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,8 +56,7 @@ class Classification(Task):
         named = samples.class_names
         if named is not None and self.num_classes not in (None, len(named)):
             raise TaskError(f"num_classes is {self.num_classes}, but the data names {len(named)} classes: {few(named)}")
-        known = {"num_classes": self._count_classes(samples)}
-        return {name: self._build_metric(name, known) for name in self.metrics}
+        return self.fresh_metrics(num_classes=self._count_classes(samples))
 
     def check(self, batch: Any, samples: Samples) -> None:
         """Refuse targets that are no class."""
@@ -77,7 +75,8 @@ class Classification(Task):
         logits = logits_of(forward(model, inputs), head, inputs).float()
         expected = (len(targets), self._count_classes(samples))
         if tuple(logits.shape) != expected:
-            hint = "" if head else "; if these are features, the task needs a head"
+            of_head = "; the head is made for other classes than those of the data"
+            hint = of_head if head else "; if these are features, the task needs a head"
             raise TaskError(
                 f"logits should have shape {expected} (samples, classes), found {tuple(logits.shape)}{hint}"
             )
@@ -109,14 +108,3 @@ class Classification(Task):
         if samples.class_names is None:
             raise TaskError("the data does not name its classes; set num_classes of the task")
         return len(samples.class_names)
-
-    def _build_metric(self, name: str, known: dict[str, Any]) -> Metric:
-        factory = self.metrics[name]
-        taken = inspect.signature(factory).parameters
-        try:
-            metric = factory(**{key: value for key, value in known.items() if key in taken})
-        except (TypeError, ValueError) as error:
-            raise TaskError(f"metrics.{name}: {error}") from error
-        if not isinstance(metric, Metric):
-            raise TaskError(f"metrics.{name}: made {type(metric).__name__}, expected a torchmetrics.Metric")
-        return metric

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MultilabelExactMatch, MultilabelHammingDistance
 
 from fusion_eval.data import Samples
+from fusion_eval.data.inputs import columns_of
 from fusion_eval.errors import TaskError
 from fusion_eval.tasks.outputs import forward, logits_of
 from fusion_eval.tasks.task import Prediction, Task
@@ -50,8 +50,7 @@ class MultiLabel(Task):
 
     def build_metrics(self, samples: Samples) -> dict[str, Metric]:
         """Fresh metrics for the labels of `samples`."""
-        labels = self._count_labels(samples)
-        return {name: self._build_metric(name, labels) for name in self.metrics}
+        return self.fresh_metrics(num_labels=self._count_labels(samples))
 
     def check(self, batch: Any, samples: Samples) -> None:
         """Refuse targets that are not multi-hot."""
@@ -80,6 +79,7 @@ class MultiLabel(Task):
             "predicted": predicted.sum(dim=1),
             "wrong": (predicted != targets).sum(dim=1),
             "loss": binary_cross_entropy_with_logits(logits, targets.double(), reduction="none").mean(dim=1),
+            **columns_of(inputs),
         }
         return Prediction(probabilities, targets, columns)
 
@@ -99,14 +99,3 @@ class MultiLabel(Task):
         if samples.class_names is None:
             raise TaskError("the data does not name its classes; set num_labels of the task")
         return len(samples.class_names)
-
-    def _build_metric(self, name: str, labels: int) -> Metric:
-        factory = self.metrics[name]
-        known = {"num_labels": labels} if "num_labels" in inspect.signature(factory).parameters else {}
-        try:
-            metric = factory(**known)
-        except (TypeError, ValueError) as error:
-            raise TaskError(f"metrics.{name}: {error}") from error
-        if not isinstance(metric, Metric):
-            raise TaskError(f"metrics.{name}: made {type(metric).__name__}, expected a torchmetrics.Metric")
-        return metric

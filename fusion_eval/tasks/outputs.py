@@ -14,6 +14,8 @@ __all__ = ["forward", "logits_of"]
 _FEATURES = ("features", "image_embeds", "text_embeds", "pooler_output")
 """Where Hugging Face models and common wrappers put one feature vector a sample, in order of preference."""
 
+_NO_HEAD = "; of features the task makes logits by a head, and has none: do model pool and task pool go together?"
+
 
 def forward(model: nn.Module, inputs: Any) -> Any:
     """Call the model: a mapping of inputs becomes keyword arguments.
@@ -55,7 +57,7 @@ def logits_of(output: Any, head: nn.Module | None, inputs: Any) -> Tensor:
         TaskError: if the output holds no logits (or, with a head, no features).
     """
     if head is None:
-        return _matrix(_pick(output, ("logits",)), "logits")
+        return _matrix(_pick(output, ("logits",), _NO_HEAD), "logits")
     if getattr(head, "takes_output", False):
         return _matrix(head(output, inputs), "logits of the head")
     features = _matrix(_pick(output, _FEATURES), "features")
@@ -65,7 +67,7 @@ def logits_of(output: Any, head: nn.Module | None, inputs: Any) -> Tensor:
     return _matrix(head(features), "logits of the head")
 
 
-def _pick(output: Any, names: tuple[str, ...]) -> Any:
+def _pick(output: Any, names: tuple[str, ...], hint: str = "") -> Any:
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping):
@@ -75,7 +77,7 @@ def _pick(output: Any, names: tuple[str, ...]) -> Any:
         found = f"a mapping with {', '.join(map(str, output))}"
     else:
         found = type(output).__name__
-    raise TaskError(f"the model returned {found}; expected a tensor or a mapping with {' or '.join(names)}")
+    raise TaskError(f"the model returned {found}; expected a tensor or a mapping with {' or '.join(names)}{hint}")
 
 
 def _matrix(tensor: Any, what: str) -> Tensor:

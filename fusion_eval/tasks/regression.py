@@ -92,7 +92,7 @@ class Regression(Task):
 
     def build_metrics(self, samples: Samples) -> dict[str, Metric]:
         """Fresh metrics, which sum in float64."""
-        return {name: self._build_metric(name) for name in self.metrics}
+        return {name: metric.set_dtype(torch.float64) for name, metric in self.fresh_metrics().items()}
 
     def check(self, batch: Any, samples: Samples) -> None:
         """Refuse targets that are no finite numbers."""
@@ -136,15 +136,6 @@ class Regression(Task):
             if len(targets) and (targets == targets[0]).all():
                 raise TaskError(f"{type(metric).__name__} is undefined: all {len(targets)} targets are {targets[0]}")
         return None
-
-    def _build_metric(self, name: str) -> Metric:
-        try:
-            metric = self.metrics[name]()
-        except (TypeError, ValueError) as error:
-            raise TaskError(f"metrics.{name}: {error}") from error
-        if not isinstance(metric, Metric):
-            raise TaskError(f"metrics.{name}: made {type(metric).__name__}, expected a torchmetrics.Metric")
-        return metric.set_dtype(torch.float64)
 
 
 def _correlation(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -13,7 +14,7 @@ from torchmetrics import Metric
 
 from fusion_eval.config import to_config
 from fusion_eval.data import DataSource, Samples
-from fusion_eval.errors import ConfigError
+from fusion_eval.errors import ConfigError, TaskError
 
 __all__ = ["Head", "MetricFactory", "Prediction", "Task"]
 
@@ -92,6 +93,27 @@ class Task(ABC):
             "order": list(self.metrics),  # it decides which one is the primary
             **{name: to_config(getattr(self, name)) for name in names},
         }
+
+    def fresh_metrics(self, **known: Any) -> dict[str, Metric]:
+        """One metric of each factory in `metrics`, for `build_metrics`.
+
+        Args:
+            **known: What the task alone knows, such as `num_classes`: a factory gets what it takes of it.
+
+        Raises:
+            TaskError: a factory refuses what it gets, or makes no metric.
+        """
+        metrics = {}
+        for name, factory in self.metrics.items():
+            try:
+                taken = inspect.signature(factory).parameters if known else {}
+                metric = factory(**{key: value for key, value in known.items() if key in taken})
+            except (TypeError, ValueError) as error:
+                raise TaskError(f"metrics.{name}: {error}") from error
+            if not isinstance(metric, Metric):
+                raise TaskError(f"metrics.{name}: made {type(metric).__name__}, expected a torchmetrics.Metric")
+            metrics[name] = metric
+        return metrics
 
     @abstractmethod
     def build_metrics(self, samples: Samples) -> dict[str, Metric]:

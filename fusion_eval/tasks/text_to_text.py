@@ -79,7 +79,7 @@ class LabelGeneration(LabelWords):
 
     def build_metrics(self, samples: Samples) -> dict[str, Metric]:
         """Fresh metrics for the words and one class more."""
-        return {name: self._build_metric(name, {"num_classes": len(self.words) + 1}) for name in self.metrics}
+        return self.fresh_metrics(num_classes=len(self.words) + 1)
 
     def predict(self, model: nn.Module, head: nn.Module | None, batch: Any, samples: Samples) -> Prediction:
         """Write texts and look them up among the words."""

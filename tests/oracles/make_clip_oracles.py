@@ -4,20 +4,20 @@ It has a virtual environment of its own, as FusionBench 0.2.33 needs transformer
 that no CUDA build is taken:
 
     python -m venv /tmp/fb && /tmp/fb/bin/pip install torch==2.13.0 && /tmp/fb/bin/pip install fusion-bench==0.2.33 \
-        transformers==4.57.3
+        transformers==4.57.3 "datasets<5"
     /tmp/fb/bin/python tests/oracles/make_clip_oracles.py
 
 `base` is a `CLIPModel` with tokenizer and image processor, `first` and `second` are `CLIPVisionModel`s, all with random
-weights and as `save_pretrained` leaves them. golden.safetensors holds, for each of the eight tasks, `<task>/images`,
-uint8, `<task>/targets`, a third of them the most likely class, and of `CLIPVisionModelTaskPool` on `first`
-`<task>/logits`, `<task>/accuracy` and `<task>/loss`; its batch size divides the number of images. prompts.json holds
-class names and rendered templates of all data sets that FusionBench knows.
+weights and as `save_pretrained` leaves them. They are made only where there are none: the same texts give another BPE
+each time. golden.safetensors holds, for each of the eight tasks, `<task>/images`, uint8, `<task>/targets`, a third of
+them the most likely class, and of `CLIPVisionModelTaskPool` on `first` `<task>/logits`, `<task>/accuracy` and
+`<task>/loss`; its batch size divides the number of images. prompts.json holds class names and rendered templates of all
+data sets that FusionBench knows.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -135,16 +135,9 @@ class Recording(CLIPVisionModelTaskPool):
         return result
 
 
-def main() -> None:
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir()
+def make_models(prompts: dict[str, dict[str, list[str]]]) -> None:
+    """Writes `base`, `first` and `second`, with a tokenizer that knows the prompts."""
     lightning.seed_everything(0)
-    prompts = {}
-    for name, theirs in NAMES.items():
-        classes, templates = get_classnames_and_templates(theirs)
-        prompts[name] = {"classes": classes, "templates": [template("{}") for template in templates]}
-    (FOLDER / "prompts.json").write_text(json.dumps(prompts, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
-
     texts = [
         template.replace("{}", name)
         for task in TASKS
@@ -164,6 +157,17 @@ def main() -> None:
             for parameter in expert.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
         expert.save_pretrained(FOLDER / name)
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    prompts = {}
+    for name, theirs in NAMES.items():
+        classes, templates = get_classnames_and_templates(theirs)
+        prompts[name] = {"classes": classes, "templates": [template("{}") for template in templates]}
+    (FOLDER / "prompts.json").write_text(json.dumps(prompts, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+    if not (FOLDER / "base").is_dir():
+        make_models(prompts)
 
     rng = np.random.default_rng(0)
     golden = {f"{task}/images": torch.from_numpy(images(rng)) for task in TASKS}

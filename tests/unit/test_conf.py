@@ -106,7 +106,8 @@ def pool(tmp_path):
 
 def overrides(group, option, pool):
     node, choose, _ = KINDS[group]
-    around = ["+task@taskpool.tasks.mine=clip/dtd"] if group == "transform" else []
+    around = ["modelpool=clip_vit_b32_ta8"] if group in ("task", "taskpool", "transform") else []
+    around += ["+task@taskpool.tasks.mine=clip/dtd"] if group == "transform" else []
     required = [line.format(node=node, pool=pool) for line in REQUIRED.get((group, option), [])]
     return [*around, choose.format(option), *required]
 
@@ -142,7 +143,7 @@ def _at(cfg, parts):
 @pytest.mark.parametrize(("group", "option"), sorted(REQUIRED))
 def test_a_required_value_left_out_is_named_with_its_whole_key(group, option, pool):
     node = KINDS[group][0]
-    chosen = overrides(group, option, pool)[:1]
+    chosen = overrides(group, option, pool)[: -len(REQUIRED[group, option])]
     if "/dataset@data: ???" in (CONF / group / f"{option}.yaml").read_text():
         with pytest.raises(ConfigError, match=r"You must specify 'dataset@taskpool.tasks.mine.data'"):
             compose(chosen)

@@ -100,3 +100,15 @@ def test_imports_point_one_way():
                     if any(module == name or module.startswith(f"{name}.") for name in names)
                 ]
     assert wrong == []
+
+
+def test_every_extra_that_is_named_can_be_installed_by_old_versions_of_pip():
+    """Before 23.3, pip asks for `open-clip` when it is told `open_clip`, and installs nothing if that is not there."""
+    root = Path(fusion_eval.__file__).parents[1]
+    section = (root / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    extras = set(re.findall(r"^([^\s=]+) = \[", section, re.MULTILINE))
+    assert {extra for extra in extras if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", extra)} == set()
+    texts = [root / "README.md", *(root / "fusion_eval").rglob("*.py"), *(root / "conf").rglob("*.yaml")]
+    named = {extra for text in texts for extra in re.findall(r"fusion-eval\[([^\]]+)\]", text.read_text())}
+    assert named <= extras
+    assert named

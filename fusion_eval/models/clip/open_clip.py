@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,13 @@ def _create(name: str) -> Any:
     open_clip = _import()
     if name not in open_clip.list_models():
         raise ConfigError(f"open_clip has no model {name!r}{suggest(name, open_clip.list_models())}")
-    return open_clip.create_model(name, pretrained=None, pretrained_text=False)
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it warns that weights are random: ours come next
+    try:
+        return open_clip.create_model(name, pretrained=None, pretrained_text=False)
+    finally:
+        root.setLevel(level)
 
 
 def _import() -> Any:
@@ -102,7 +109,7 @@ def _import() -> Any:
         import open_clip
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was made for another torch
         raise CheckpointError(
-            f'models of open_clip need an extra: pip install "fusion-eval[open_clip]" ({error})'
+            f'models of open_clip need an extra: pip install "fusion-eval[open-clip]" ({error})'
         ) from error
     return open_clip
 

@@ -34,6 +34,9 @@ _OTHER_FILES = (
 )
 """What decides the embeddings beside the weights, as far as a checkpoint has it."""
 
+_SHOWN = 60
+"""How many characters of a prompt a message shows."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -120,7 +123,8 @@ class CLIPTextTower:
             tokens = tokenizer(list(prompts), padding=True, truncation=True, max_length=context, return_tensors="pt")
             cut = [prompt for prompt, encoding in zip(prompts, tokens.encodings, strict=True) if encoding.overflowing]
             if cut:
-                _log.warning("prompts longer than %d tokens are cut: %s", context, few(cut))
+                starts = few([f"{prompt[:_SHOWN]}..." for prompt in cut])
+                _log.warning("prompts longer than %d tokens are cut: %s", context, starts)
             pooled = model(**tokens).pooler_output
             return functional.linear(pooled, projection)
 

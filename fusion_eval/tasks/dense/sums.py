@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,8 +69,19 @@ class DensePrediction(Task):
     """
 
     def build_metrics(self, samples: Samples) -> dict[str, Metric]:
-        """Fresh metrics."""
-        return {name: self._build_metric(name) for name in self.metrics}
+        """Fresh metrics.
+
+        Raises:
+            TaskError: one is no `SummedStatistics`.
+        """
+        metrics = self.fresh_metrics()
+        for name, metric in metrics.items():
+            if not isinstance(metric, SummedStatistics):
+                raise TaskError(
+                    f"metrics.{name}: made {type(metric).__name__}; {type(self).__name__} takes the metrics of "
+                    "fusion_eval.tasks that are made for it"
+                )
+        return metrics
 
     def sample_values(self, metric: Metric, columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """None: a ratio of sums is no mean over samples.
@@ -82,21 +92,3 @@ class DensePrediction(Task):
         if not columns["pixels"].any():
             raise TaskError("no pixel of any target is valid")
         return None
-
-    def _known(self) -> dict[str, Any]:
-        """What metrics get if they take it."""
-        return {}
-
-    def _build_metric(self, name: str) -> Metric:
-        factory = self.metrics[name]
-        try:
-            taken = inspect.signature(factory).parameters
-            metric = factory(**{key: value for key, value in self._known().items() if key in taken})
-        except (TypeError, ValueError) as error:
-            raise TaskError(f"metrics.{name}: {error}") from error
-        if not isinstance(metric, SummedStatistics):
-            raise TaskError(
-                f"metrics.{name}: made {type(metric).__name__}; {type(self).__name__} takes the metrics of "
-                "fusion_eval.tasks that are made for it"
-            )
-        return metric

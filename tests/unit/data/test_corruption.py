@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from fusion_eval.config import build, compose_option
-from fusion_eval.data import Corruption, ImageTransform, TensorSamples
+from fusion_eval import build, compose
+from fusion_eval.config import compose_option
+from fusion_eval.data import CheckpointProcessor, Corruption, ImageTransform, TensorSamples
 from fusion_eval.data.corruption_kinds import KINDS, PARAMETERS
 from fusion_eval.data.transform import TransformedSamples, identify_transform
 from fusion_eval.errors import ConfigError, DataError
@@ -214,3 +215,29 @@ def test_a_config_of_a_corrupted_data_set():
         },
     }
     assert build(config).transform == Corruption("motion_blur", 5, ImageTransform(size=32))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "follows"),
+    [
+        (["+task@taskpool.tasks.mine=clip/dtd"], CheckpointProcessor("base")),
+        (["taskpool=clip_vit_b16_ta8", "+task@taskpool.tasks.mine=clip/dtd"], CheckpointProcessor("base")),
+        (
+            ["+task@taskpool.tasks.mine=image_classification", "taskpool.tasks.mine.data.path=x"],
+            CheckpointProcessor("base"),
+        ),
+        (
+            [
+                "+task@taskpool.tasks.mine=classification",
+                "dataset@taskpool.tasks.mine.data=folder",
+                "taskpool.tasks.mine.data.root=x",
+                "transform@taskpool.tasks.mine.data.transform.transform=clip",
+            ],
+            ImageTransform(),
+        ),
+    ],
+)
+def test_any_task_on_images_is_corrupted_by_one_override(chosen, follows):
+    corrupted = ["transform@taskpool.tasks.mine.data.transform=corrupted", "+corruption=spatter", "+severity=5"]
+    cfg = compose(["modelpool=clip_vit_b16_ta8", "modelpool.base=base", *chosen, *corrupted])
+    assert build(cfg.taskpool.tasks.mine).data.transform == Corruption("spatter", 5, follows)

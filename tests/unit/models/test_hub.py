@@ -54,7 +54,7 @@ def test_what_exists_is_taken_as_it_is(tmp_path):
     assert local_path("~") == Path.home()
 
 
-@pytest.mark.parametrize("path", ["/no/such", "no_such", "a/b/c", "pkg://a/b", "https://a/b"])
+@pytest.mark.parametrize("path", ["/no/such", "no_such", "a/b/c", "models/resnet50.pth", "pkg://a/b", "https://a/b"])
 def test_a_path_that_is_no_id_on_the_hub_is_not_looked_for_there(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=f"^{path}: no such file or directory$"):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from fusion_eval import BaseTaskPool, DummyTaskPool, TaskPool
+from fusion_eval import BaseTaskPool, DummyTaskPool, TaskPool, build, compose
 from fusion_eval.data import Arrays, Embedded, ImageFolder, ImageTransform, Table
 from fusion_eval.errors import ConfigError
 from fusion_eval.models import LinearHead
@@ -231,3 +231,21 @@ def test_a_part_that_has_no_name_cannot_be_written(factory, tmp_path):
 def test_a_pool_needs_evaluate():
     with pytest.raises(TypeError, match=r"abstract method '?evaluate"):
         BaseTaskPool()
+
+
+def test_tasks_in_a_file_take_text_tower_and_preprocessing_from_the_model_pool(tmp_path):
+    path = write(
+        tmp_path / "pool.yaml",
+        """
+defaults:
+  - /task@tasks.dtd: clip/dtd
+  - _self_
+_target_: fusion_eval.taskpool.TaskPool
+""",
+    )
+    pool = build(compose(["taskpool=file", f"taskpool.path={path}", "modelpool=clip_vit_b16_ta8"]).taskpool)
+    dtd = pool.tasks["dtd"]
+    assert dtd.head.text_tower.checkpoint == dtd.data.transform.path == "openai/clip-vit-base-patch16"
+    assert TaskPool.from_yaml(path, {"modelpool.base": "openai/clip-vit-base-patch16"}) == pool
+    with pytest.raises(ConfigError, match=r"pool.yaml: \S*data.transform.path.*: a value is required"):
+        TaskPool.from_yaml(path)

@@ -178,3 +178,24 @@ def test_a_mistake_is_refused_by_file_and_field(pool, path, value, message):
     with pytest.raises(ConfigError, match=message) as refusal:
         TaskPool.from_config(with_(pool, path, value), source="pool.yaml")
     assert str(refusal.value).startswith("pool.yaml: ")
+
+
+CORRUPTED = """
+type: clip_vit_classification
+corruption: ${corruption}
+dataset_type: huggingface_image_classification
+tasks:
+  - {name: gtsrb, dataset: {name: tanganke/gtsrb, split: "${taskpool.corruption}"}}
+clip_model: openai/clip-vit-base-patch32
+fast_dev_run: ${fast_dev_run}
+"""
+"""As FusionBench ships it, with one of four tasks."""
+
+
+def test_a_corruption_is_taken_from_the_command_line(tmp_path):
+    file = tmp_path / "pool.yaml"
+    file.write_text(CORRUPTED)
+    cfg = compose(["taskpool=file", f"taskpool.path={file}", "+corruption=motion_blur"])
+    assert build(cfg.taskpool).tasks["gtsrb"].data.split == "motion_blur"
+    with pytest.raises(ConfigError, match=r"pool.yaml: corruption: \$\{corruption\} is nothing in the file; give it"):
+        build(compose(["taskpool=file", f"taskpool.path={file}"]).taskpool)

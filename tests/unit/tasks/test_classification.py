@@ -77,7 +77,7 @@ def test_targets_that_are_no_class_are_refused(targets, message):
             None,
             r"shape \(50, 4\) \(samples, classes\), found \(50, 3\); if these are features, the task needs a head",
         ),
-        (3, nn.Linear(3, 5), r"shape \(50, 4\) \(samples, classes\), found \(50, 5\)$"),
+        (3, nn.Linear(3, 5), r"shape \(50, 4\) \(samples, classes\), found \(50, 5\); the head is made for other"),
         (3, nn.Linear(2, 4), "features have width 3, the head of the task takes 2"),
     ],
 )

@@ -69,6 +69,7 @@ def test_a_named_feature_that_is_none_is_skipped():
         (None, None, "returned NoneType"),
         ({"prediction": MATRIX}, None, "returned a mapping with prediction; expected .* with logits"),
         ({"logits": None}, None, "returned a mapping with logits"),
+        ({"pooler_output": MATRIX}, None, "makes logits by a head, and has none: do model pool and task pool go tog"),
         ({"logits": MATRIX}, nn.Linear(3, 2), "mapping with features or image_embeds or text_embeds or pooler_output"),
         (torch.zeros(2), None, r"logits should have shape \(samples, width\), found \(2,\)"),
         (torch.zeros(2, 3, 4), None, r"logits should have shape .* found \(2, 3, 4\)"),

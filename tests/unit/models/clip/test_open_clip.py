@@ -156,5 +156,5 @@ def test_the_pool_runs_by_its_config(model, checkpoint, tmp_path):
 
 def test_without_open_clip_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(CheckpointError, match=r'pip install "fusion-eval\[open_clip\]"'):
+    with pytest.raises(CheckpointError, match=r'pip install "fusion-eval\[open-clip\]"'):
         open_clip_vision_model("ViT-B-32")
