@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion_eval.errors import DataError, FusionEvalError
+from fusion_eval.command import ending_well
+from fusion_eval.errors import DataError
 
 if TYPE_CHECKING:
     from fusion_eval.report.runs import Run
@@ -23,14 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exits with 0; with 1 where `verify` finds something wrong, or the input is; with 2 for wrong arguments.
     """
-    options = _parser().parse_args(arguments)
-    try:
-        sys.exit(options.run(options))
-    except FusionEvalError as error:
-        sys.exit(f"fusion-eval-report: error: {error}")
-    except BrokenPipeError:  # whoever reads has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    with ending_well("fusion-eval-report"):
+        options = _parser().parse_args(arguments)
+        code = options.run(options)
+    sys.exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
