@@ -32,13 +32,14 @@ def ending_well(name: str, *mistakes: type[Exception]) -> Iterator[None]:
         Traceback (most recent call last):
         SystemExit: fusion-eval: error: limit: expected an integer >= 1, found -3
     """
+    kinds: tuple[type[Exception], ...] = (FusionEvalError, *mistakes)
     try:
         yield
         sys.stdout.flush()  # what nobody reads shows here, and not when the interpreter ends
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (FusionEvalError, *mistakes) as error:
+    except kinds as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         cause = "" if error.__cause__ is None or isinstance(error, FusionEvalError) else f"\n{error.__cause__}"

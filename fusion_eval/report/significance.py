@@ -158,12 +158,13 @@ def paired_difference(
         value += weight * mean
         draws += weight * (mean + spread * enlargement(len(totals)))
         parts.append(weight * totals / len(difference))
-    ends: tuple[float | None, ...] = (None, None, None)
+    error, low, high = None, None, None
     if all(len(part) > 1 for part in parts):
-        ends = (standard_deviation(draws), *(float(end) for end in np.quantile(draws, [0.025, 0.975])))
+        error = standard_deviation(draws)
+        low, high = (float(end) for end in np.quantile(draws, [0.025, 0.975]))
     units = np.concatenate(parts)
     if groups or np.count_nonzero(units) <= _EXACT:
-        return Difference(value, *ends, p_value=sign_flip_test(units, resamples=resamples, seed=seed))
+        return Difference(value, error, low, high, sign_flip_test(units, resamples=resamples, seed=seed))
     margin = 1e-12 * max(1.0, abs(value))  # a resample equal to the observed difference must not miss it by rounding
     extreme = int((np.abs(draws - value) >= abs(value) - margin).sum())
-    return Difference(value, *ends, p_value=(1 + extreme) / (1 + resamples))
+    return Difference(value, error, low, high, (1 + extreme) / (1 + resamples))
