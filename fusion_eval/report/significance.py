@@ -158,7 +158,9 @@ def paired_difference(
         value += weight * mean
         draws += weight * (mean + spread * enlargement(len(totals)))
         parts.append(weight * totals / len(difference))
-    error, low, high = None, None, None
+    error: float | None = None
+    low: float | None = None
+    high: float | None = None
     if all(len(part) > 1 for part in parts):
         error = standard_deviation(draws)
         low, high = (float(end) for end in np.quantile(draws, [0.025, 0.975]))
