@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fusion_eval.racing import Racing
     from fusion_eval.report import References
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "refuse_objective"]
 
 _CHOICES = {
     "audit": (True, False, "only"),
@@ -43,6 +43,7 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
     """
     _check_choices(cfg)
     pool, models = _pool(cfg), build_once(cfg.modelpool, "modelpool")
+    refuse_objective(cfg, pool)
     method, runner = build(cfg.model, "model"), build(cfg.runner, "runner")
     if cfg.audit == "only":
         _print_audit(models, method)
@@ -126,6 +127,23 @@ def _pool(cfg: DictConfig) -> Any:
     if not isinstance(pool, TaskPool):
         raise ConfigError(f"split={cfg.split}: {type(pool).__name__} has no tasks with splits")
     return TaskPool(tasks_on_split(pool.tasks, cfg.split, other=cfg.select_on is not None))
+
+
+def refuse_objective(cfg: DictConfig, pool: Any) -> None:
+    """Refuse an objective that the pool's reports will not have, as far as the pool tells before it runs.
+
+    Raises:
+        ConfigError: See `check_objective`.
+    """
+    if cfg.objective is None:
+        return
+
+    from fusion_eval.report import check_objective
+    from fusion_eval.taskpool import TaskPool
+
+    if isinstance(pool, TaskPool):
+        metrics = {name: list(task.metrics) for name, task in pool.tasks.items()}
+        check_objective(str(cfg.objective), metrics, references=cfg.references)
 
 
 def _other_data(cfg: DictConfig, pool: Any, method: Any) -> Mapping[str, Mapping[str, DataSource]]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion_eval.errors import DataError, FusionEvalError
+from fusion_eval.command import ending_well
+from fusion_eval.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from fusion_eval.report.runs import Run
@@ -23,14 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exits with 0; with 1 where `verify` finds something wrong, or the input is; with 2 for wrong arguments.
     """
-    options = _parser().parse_args(arguments)
-    try:
-        sys.exit(options.run(options))
-    except FusionEvalError as error:
-        sys.exit(f"fusion-eval-report: error: {error}")
-    except BrokenPipeError:  # whoever reads has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    with ending_well("fusion-eval-report"):
+        options = _parser().parse_args(arguments)
+        code = options.run(options)
+    sys.exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,22 +46,25 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--classes", action="store_true", help="lost and gained samples of each class")
     compare.set_defaults(run=_compare)
 
-    verify = commands.add_parser("verify", help="compute a report again from its per-sample files")
+    verify = commands.add_parser(
+        "verify", help="check report.json and its per-sample files: every byte, and every number anew"
+    )
     verify.add_argument("reports", nargs="+", type=Path, metavar="REPORT", help="report.json or its directory")
     verify.set_defaults(run=_verify)
 
     store = commands.add_parser("store", help="list, verify or prune stored results")
     store.add_argument("action", choices=["list", "verify", "prune"])
     store.add_argument("directory", type=Path, metavar="DIR", help="of the store: store.path of the configuration")
-    store.add_argument("--older-than", type=_days, metavar="DAYS", help="prune what was evaluated before")
-    store.add_argument("--unused", type=_days, metavar="DAYS", help="prune what was not read since")
+    store.add_argument("--older-than", type=days, metavar="DAYS", help="prune what was evaluated before")
+    store.add_argument("--unused", type=days, metavar="DAYS", help="prune what was not read since")
     store.add_argument("--max-bytes", type=int, metavar="N", help="prune what was not read for longest, down to a size")
     store.add_argument("--damaged", action="store_true", help="prune what cannot be read")
     store.set_defaults(run=_store)
     return parser
 
 
-def _days(text: str) -> timedelta:
+def days(text: str) -> timedelta:
+    """A number of days; argparse names what is no number by the name of this function."""
     return timedelta(days=float(text))
 
 
@@ -87,6 +86,8 @@ def write_and_print_leaderboard(
     from fusion_eval.report.runs import find_runs
 
     runs, unread = find_runs(directories)
+    if not runs and not unread:
+        raise ConfigError(f"{', '.join(map(str, directories))}: no run: there is no report.json below")
     board = leaderboard(runs, unread, sort=sort, ascending=ascending)
     paths = [*write_leaderboard(board, output), write_leaderboard_page(board, runs, output)]
     print_leaderboard(board)

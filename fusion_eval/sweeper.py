@@ -22,12 +22,15 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fusion_eval.config import recorded
+from fusion_eval.command import ending_well, writable_directory
+from fusion_eval.config import build, recorded
 from fusion_eval.errors import ConfigError, FusionEvalError
+from fusion_eval.evaluation import refuse_objective
+from fusion_eval.selection import on_selection_split
 from fusion_eval.sweep_loader import SweepLoader
 from fusion_eval.sweep_progress import SweepProgress
 
-__all__ = ["SweepDirectory", "conclude_sweep", "require_maximising", "run_or_record"]
+__all__ = ["SweepDirectory", "conclude_sweep", "refuse_sweep", "run_or_record"]
 
 _DIRECTORY = "FUSION_EVAL_SWEEP_DIR"
 
@@ -39,8 +42,13 @@ class SweepDirectory(Callback):
     """Tells this process, and those that it starts, where the sweep is, before its first job.
 
     Processes of a distributed run replay the sweep and must do so in the same place; and when the sweep ends, however
-    it ends, its leaderboard is written there.
+    it ends, its leaderboard is written there. What no job could be right with is refused here, for all of them.
     """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Of a single run: find out that its directory cannot be written before it has cost anything."""
+        with ending_well("fusion-eval"):
+            writable_directory(Path(config.hydra.run.dir), "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Set the environment variable that conf/config.yaml takes `hydra.sweep.dir` from, and have jobs composed fast.
@@ -50,6 +58,9 @@ class SweepDirectory(Callback):
         from fusion_eval.selection import withdraw_selection
 
         directory = Path(config.hydra.sweep.dir).absolute()
+        with ending_well("fusion-eval"):
+            refuse_sweep(config)
+            writable_directory(directory, "hydra.sweep.dir")
         os.environ[_DIRECTORY] = str(directory)
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
@@ -92,17 +103,31 @@ def count_jobs(config: DictConfig, loader: ConfigLoader) -> int | None:
         return None
 
 
-def require_maximising(sweeper: DictConfig) -> None:
-    """Refuse a sweeper that looks for the worst merge, as Optuna's does if it is not told otherwise.
+def refuse_sweep(config: DictConfig) -> None:
+    """Refuse a sweep, before its first job, for what its jobs have in common.
+
+    Args:
+        config: Of the sweep: that of a job, without what is swept.
 
     Raises:
-        ConfigError: It minimises.
+        ConfigError: The sweeper minimises, as Optuna's does if it is not told otherwise; `select_on` goes with another
+            setting that it excludes; or the objective is a number that the tasks do not have.
     """
-    if str(sweeper.get("direction", "")).rpartition(".")[2] == "minimize":
+    if str(config.hydra.sweeper.get("direction", "")).rpartition(".")[2] == "minimize":
         raise ConfigError(
             "hydra.sweeper.direction=minimize, the plugin's default, looks for the worst: give maximize, or take"
             " hydra/sweeper=search which does; where less of the objective is better, put a - in front of it"
         )
+    on_selection_split(config)
+    if config.objective is not None and not _sweeps_tasks(config):  # else each job looks for itself
+        refuse_objective(config, build(config.taskpool, "taskpool"))
+
+
+def _sweeps_tasks(config: DictConfig) -> bool:
+    """Whether the jobs of a sweep may differ in their tasks."""
+    overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    swept = [override.input_line or "" for override in overrides if override.is_sweep_override()]
+    return any("taskpool" in text for text in [*swept, str(config.hydra.sweeper)])
 
 
 def run_or_record(job: Callable[[DictConfig, Path], float | None], cfg: DictConfig, directory: Path) -> float | None:

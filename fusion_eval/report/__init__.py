@@ -1,7 +1,7 @@
 """Results, statistics over them, and the files and tables they become. Knows nothing of Lightning or tasks."""
 
 from fusion_eval.report.aggregates import Aggregates, aggregate
-from fusion_eval.report.objective import objective
+from fusion_eval.report.objective import check_objective, objective
 from fusion_eval.report.provenance import provenance
 from fusion_eval.report.record import References, Report, TaskFailure, TaskResult
 from fusion_eval.report.samples import read_samples
@@ -18,6 +18,7 @@ __all__ = [
     "TaskFailure",
     "TaskResult",
     "aggregate",
+    "check_objective",
     "objective",
     "print_report",
     "provenance",

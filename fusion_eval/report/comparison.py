@@ -132,6 +132,8 @@ def _incomparable(first: Run, second: Run, task: str) -> str:
             return f"the {name} run has no result"
         if run.scores(task) is None:
             return f"the {name} run left no per-sample scores: its primary metric is no mean over samples"
+        if not np.isfinite(_scores(run, task)).all():
+            return f"the {name} run has samples without a finite score"
     if first.data(task) != second.data(task):
         return "not measured on the same samples with the same primary metric"
     if not np.array_equal(first.samples(task)["index"], second.samples(task)["index"]):

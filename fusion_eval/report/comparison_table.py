@@ -81,7 +81,8 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 
 
 def _difference(found: Difference) -> tuple[str, str]:
-    return f"{found.value:+.4f}", f"{found.low:+.4f} to {found.high:+.4f}"
+    unknown = found.low is None or found.high is None
+    return f"{found.value:+.4f}", "-" if unknown else f"{found.low:+.4f} to {found.high:+.4f}"
 
 
 def _p(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from fusion_eval.report.clusters import Groups, count_units
 
-__all__ = ["Measured", "measure", "normal_interval", "wilson_interval"]
+__all__ = ["Measured", "measure", "measure_mean", "normal_interval", "wilson_interval"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def measure(
     """
     if value is None:
         return Measured(None)
-    is_share = scores is not None and len(scores) > 0 and bool(np.isin(scores, (0.0, 1.0)).all())
+    is_share = scores is not None and _are_right_or_wrong(scores)
     if scores is not None and is_share and groups is None:
         return Measured(value, error, *wilson_interval(value, len(scores)))
     if error is None:
@@ -57,6 +58,29 @@ def measure(
         return Measured(value, error, *normal_interval(value, error, freedom=units - 1))
     size = min(len(groups), value * (1 - value) / error**2) if error > 0 else units
     return Measured(value, error, *wilson_interval(value, size, freedom=units - 1))
+
+
+def measure_mean(value: float, error: float | None, scores: Sequence[npt.NDArray[np.float64]]) -> Measured:
+    """Add an interval to the unweighted mean of the shares of right answers on several tasks.
+
+    The interval of Wilson for the effective sample size, as in `measure`, for a mean plus or minus so many errors is
+    too short where most answers are right. Where all of them are, or all wrong, so that the error is no guide, the size
+    is that of the variance of such a mean, `T^2 / sum_t (1 / n_t)`.
+
+    Args:
+        value: The mean of T tasks.
+        error: Its standard error.
+        scores: Of each task, shape `(n_t,)`. Where some are not right or wrong, the interval is the normal one.
+
+    Example:
+        >>> measure_mean(1.0, 0.0, [np.ones(50), np.ones(50)])  # doctest: +ELLIPSIS
+        Measured(value=1.0, standard_error=0.0, low=0.963..., high=1.0)
+    """
+    if error is None or not all(map(_are_right_or_wrong, scores)):
+        return measure(value, error)
+    even = len(scores) ** 2 / sum(1 / len(own) for own in scores)
+    size = value * (1 - value) / error**2 if error > 0 else even
+    return Measured(value, error, *wilson_interval(value, size))
 
 
 def wilson_interval(share: float, n: float, level: float = 0.95, freedom: int | None = None) -> tuple[float, float]:
@@ -95,6 +119,10 @@ def normal_interval(
     """
     half = _quantile(level, freedom) * standard_error
     return value - half, value + half
+
+
+def _are_right_or_wrong(scores: npt.NDArray[np.float64]) -> bool:
+    return len(scores) > 0 and bool(np.isin(scores, (0.0, 1.0)).all())
 
 
 def _quantile(level: float, freedom: int | None) -> float:

@@ -15,7 +15,7 @@ from fusion_eval.errors import ConfigError, DataError
 from fusion_eval.report.best import against_the_best
 from fusion_eval.report.clusters import Groups, count_units
 from fusion_eval.report.headline import choose_headline, more_is_better, shared_objective, task_weights
-from fusion_eval.report.intervals import Measured, measure
+from fusion_eval.report.intervals import Measured, measure, measure_mean
 from fusion_eval.report.race_line import race_result
 from fusion_eval.report.runs import Run, label_runs
 from fusion_eval.report.statistics import standard_error_of_mean
@@ -46,7 +46,7 @@ class Entry:
         others: Every other number of the report: "mean.loss", "normalised.share_of_gap", ...
         selected_on: The split that hyper-parameters were chosen on, or "not recorded".
         splits: Those it was measured on.
-        p_value: Of being as good as the best, adjusted for the number of runs (Holm); None where not testable.
+        p_value: Of the paired test against the best, adjusted for the number of runs (Holm); None where not testable.
         tied: Whether it is the best, or not significantly (5 %) worse.
     """
 
@@ -202,6 +202,8 @@ def _entry(run: Run, label: str, key: str, samples: _Samples) -> Entry:
         value, error = run.value(f"{task}.{run.primary(task)}")
         tasks[task] = measure(value, error, samples.scores.get(task), samples.groups.get(task))
     others = {name: measure(*run.value(name)) for name in run.names()}
+    if key == f"mean.{run.primary(run.tasks[0])}" and (value := others[key].value) is not None:
+        others[key] = _measure_mean(value, others[key].standard_error, run.tasks, samples)
     return Entry(label, run.directory, others[key], tasks, others, run.selected_on, tuple(run.splits))
 
 
@@ -219,14 +221,23 @@ def _references(run: Run, key: str, warnings: list[str]) -> tuple[Entry, ...]:
                 tasks[task] = measure(value, error, scores, groups)
         comparable = key == f"mean.{run.primary(run.tasks[0])}" and tasks.keys() == set(run.tasks)
         if tasks:
-            entries.append(Entry(label, None, _mean(tasks.values()) if comparable else Measured(None), tasks, {}))
+            headline = _mean(tasks, samples) if comparable else Measured(None)
+            entries.append(Entry(label, None, headline, tasks, {}))
     return tuple(entries)
 
 
-def _mean(cells: Collection[Measured]) -> Measured:
+def _mean(tasks: Mapping[str, Measured], samples: _Samples) -> Measured:
+    cells = tasks.values()
     errors = [cell.standard_error for cell in cells if cell.standard_error is not None]
     error = math.hypot(*errors) / len(cells) if len(errors) == len(cells) else None
-    return measure(math.fsum(cell.value or 0.0 for cell in cells) / len(cells), error)
+    return _measure_mean(math.fsum(cell.value or 0.0 for cell in cells) / len(cells), error, list(tasks), samples)
+
+
+def _measure_mean(value: float, error: float | None, tasks: Collection[str], samples: _Samples) -> Measured:
+    """The mean of the primary metric over tasks; that of groups of samples has the normal interval."""
+    if samples.groups or not all(task in samples.scores for task in tasks):
+        return measure(value, error)
+    return measure_mean(value, error, [samples.scores[task] for task in tasks])
 
 
 def _warnings(ranked: Sequence[Run]) -> list[str]:

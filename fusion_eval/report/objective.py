@@ -6,12 +6,43 @@ import math
 from typing import TYPE_CHECKING
 
 from fusion_eval.errors import ConfigError, suggest
+from fusion_eval.report.normalised import NORMALISED
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from fusion_eval.report.aggregates import Aggregates
     from fusion_eval.report.record import Report
 
-__all__ = ["objective"]
+__all__ = ["check_objective", "objective"]
+
+
+def check_objective(path: str, tasks: Mapping[str, Collection[str]], *, references: bool) -> None:
+    """Refuse, before anything is evaluated, what no report over these tasks can have.
+
+    Args:
+        path: As for `objective`.
+        tasks: Task name to the names of its metrics.
+        references: Whether base and experts are evaluated, too.
+
+    Raises:
+        ConfigError: There will be no such number; the message lists what there may be.
+
+    Example:
+        >>> check_objective("-mnist.loss", {"mnist": ["accuracy", "loss"]}, references=True)
+        >>> check_objective("mean.acuracy", {"mnist": ["accuracy"]}, references=False)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        fusion_eval.errors.ConfigError: objective: no 'mean.acuracy'; did you mean 'mean.accuracy'? Known: ...
+    """
+    shared = [metric for metric in next(iter(tasks.values())) if all(metric in own for own in tasks.values())]
+    relative = [*(f"normalised.{name}" for name in NORMALISED), "worst.normalised"]
+    known = [f"{group}.{metric}" for group in ("mean", "worst") for metric in shared]
+    known += [f"{task}.{metric}" for task, metrics in tasks.items() for metric in metrics]
+    name = path.removeprefix("-")
+    if name in relative and not references:
+        raise ConfigError(f"objective: {name!r} is relative to base and experts, so it needs references=true")
+    if name not in (*known, *relative):
+        raise ConfigError(f"objective: no {name!r}{suggest(name, known + relative * references)}")
 
 
 def objective(report: Report, aggregates: Aggregates, path: str | None = None) -> float | None:

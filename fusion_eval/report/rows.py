@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from fusion_eval.report.aggregates import Aggregates
     from fusion_eval.report.record import References, Report, TaskResult
 
-__all__ = ["AGGREGATE_HEADER", "TaskRow", "aggregate_rows", "failure_lines", "task_header", "task_rows"]
+__all__ = [
+    "AGGREGATE_HEADER",
+    "TaskRow",
+    "aggregate_meaning",
+    "aggregate_rows",
+    "failure_lines",
+    "task_header",
+    "task_rows",
+]
 
 _MISSING = "-"
 
@@ -90,13 +98,27 @@ def aggregate_rows(report: Report, aggregates: Aggregates) -> list[tuple[str, st
         for name, entry in named.items():
             if group == "mean" and name not in shown:
                 continue
-            of = {
-                "mean": f"unweighted mean of {len(report)} tasks",
-                "normalised": _NORMALISED.get(name, ""),
-                "worst": f"worst task: {entry.task}",
-            }[group]
-            rows.append((f"{group}.{name}", _text(entry), of))
+            key = f"{group}.{name}"
+            rows.append((key, _text(entry), aggregate_meaning(key, len(report), entry.task)))
     return rows
+
+
+def aggregate_meaning(key: str, tasks: int, task: str | None = None) -> str:
+    """What an aggregate is, in a few words.
+
+    Args:
+        key: Its name.
+        tasks: How many tasks it is of.
+        task: The one that it was found on, where it is of one.
+
+    Example:
+        >>> aggregate_meaning("mean.loss", 4), aggregate_meaning("worst.accuracy", 4, "mnist")
+        ('unweighted mean of 4 tasks', 'worst task: mnist')
+    """
+    group, _, name = key.partition(".")
+    if group == "mean":
+        return f"unweighted mean of {tasks} tasks"
+    return _NORMALISED.get(name, "") if group == "normalised" else f"worst task: {task}"
 
 
 def _count(result: TaskResult) -> str:

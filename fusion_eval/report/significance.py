@@ -27,15 +27,15 @@ class Difference:
     Args:
         value: Weighted sum of the differences of the tasks' mean scores.
         standard_error: In the same unit; None where it is undefined.
-        low: Lower end of the 95 % interval.
-        high: Upper end of the 95 % interval.
+        low: Lower end of the 95 % interval; None where it is undefined: fewer than two samples or groups of a task.
+        high: Upper end of the 95 % interval; None where it is undefined.
         p_value: Two-sided, of the hypothesis that there is no difference.
     """
 
     value: float
     standard_error: float | None
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p_value: float
 
 
@@ -127,10 +127,11 @@ def paired_difference(
     spread of n samples is enlarged by the root of n / (n - 1), which the bootstrap lacks (Efron and Tibshirani 1993).
 
     Where the samples of a task come in groups, whole groups are resampled, and the p-value is that of `sign_flip_test`
-    over groups: a bootstrap of few groups calls too many differences real.
+    over groups: a bootstrap of few groups calls too many differences real. So does one of few samples on which the
+    models differ (at the extreme, resamples of one sample do not differ at all), and the test is the same up to 13.
 
     Args:
-        first: Task name to scores of shape `(n,)`.
+        first: Task name to scores of shape `(n,)`, finite.
         second: The same tasks and samples, scored for the other model.
         weights: Task name to the weight of its mean score.
         groups: Task name to shape `(n,)`, for tasks of whose samples those with equal entries belong together.
@@ -157,11 +158,15 @@ def paired_difference(
         value += weight * mean
         draws += weight * (mean + spread * enlargement(len(totals)))
         parts.append(weight * totals / len(difference))
-    low, high = (float(end) for end in np.quantile(draws, [0.025, 0.975]))
-    error = standard_deviation(draws)
-    if groups:
-        p_value = sign_flip_test(np.concatenate(parts), resamples=resamples, seed=seed)
-        return Difference(value, error, low, high, p_value)
+    error: float | None = None
+    low: float | None = None
+    high: float | None = None
+    if all(len(part) > 1 for part in parts):
+        error = standard_deviation(draws)
+        low, high = (float(end) for end in np.quantile(draws, [0.025, 0.975]))
+    units = np.concatenate(parts)
+    if groups or np.count_nonzero(units) <= _EXACT:
+        return Difference(value, error, low, high, sign_flip_test(units, resamples=resamples, seed=seed))
     margin = 1e-12 * max(1.0, abs(value))  # a resample equal to the observed difference must not miss it by rounding
     extreme = int((np.abs(draws - value) >= abs(value) - margin).sum())
     return Difference(value, error, low, high, (1 + extreme) / (1 + resamples))

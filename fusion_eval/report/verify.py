@@ -45,6 +45,7 @@ def verify(path: Path) -> Verdict:
     """Check a report against its own digest, its per-sample files, and itself.
 
     * The bytes of report.json and of every per-sample file are those that were written; no file is missing or strange.
+      report.md and report.html, which are made from these, are not sealed.
     * Each task has as many samples as it says, each of them once.
     * Metrics, standard errors and aggregates are what the samples say, as far as they tell.
 

@@ -54,6 +54,19 @@ def test_a_damaged_result_makes_verify_fail(command, store):
     assert command("store", "prune", store, "--damaged") == "removed 1 results\n"
 
 
+def test_a_directory_without_runs(command, tmp_path):
+    command(
+        "leaderboard", tmp_path,
+        code=f"fusion-eval-report: error: {tmp_path}: no run: there is no report.json below",
+    )  # fmt: skip
+
+
+def test_an_age_that_is_no_number(capsys, store):
+    with pytest.raises(SystemExit):
+        main(["store", "prune", str(store), "--older-than", "old"])
+    assert "argument --older-than: invalid days value: 'old'" in capsys.readouterr().err
+
+
 def test_a_store_that_does_not_exist(command, tmp_path):
     command(
         "store", "list", tmp_path / "none", code=f"fusion-eval-report: error: {tmp_path / 'none'}: no such directory"

@@ -6,7 +6,6 @@ import json
 from functools import partial
 
 import pytest
-from omegaconf import OmegaConf
 from torchmetrics.classification import MulticlassAccuracy
 
 from fusion_eval import build, compose
@@ -15,7 +14,6 @@ from fusion_eval.errors import ConfigError
 from fusion_eval.report import Aggregates, References, ReportWriter, TaskFailure, TaskResult, aggregate, provenance
 from fusion_eval.report.runs import SELECTED, find_runs
 from fusion_eval.selection import choose, on_selection_split, tasks_on_split, withdraw_selection
-from fusion_eval.sweeper import require_maximising
 from fusion_eval.tasks import Classification
 from fusion_eval.tasks.calibration import Calibration
 
@@ -123,11 +121,3 @@ def test_a_broken_report_of_a_job_does_not_end_the_selection(sweep):
     directory = sweep({0.1: 0.5, 0.2: 0.6})
     (directory / "1/report.json").write_text(json.dumps({"status": "complete"}))
     assert choose(directory).directory == directory / "0"
-
-
-@pytest.mark.parametrize("direction", ["minimize", "Direction.minimize"])
-def test_a_sweeper_that_minimises_is_refused(direction):
-    with pytest.raises(ConfigError, match="hydra/sweeper=search"):
-        require_maximising(OmegaConf.create({"direction": direction}))
-    require_maximising(OmegaConf.create({"direction": "maximize"}))
-    require_maximising(OmegaConf.create({"params": None}))

@@ -29,6 +29,7 @@ class Change:
         right: Whether those are right; None where answers are better or worse.
         confidence: Of the merged model in its answer; None where unknown.
         what: What happened.
+        lost: Whether the merged model does worse than the expert.
     """
 
     task: str
@@ -38,19 +39,21 @@ class Change:
     right: tuple[bool, ...] | None
     confidence: float | None
     what: str
+    lost: bool
 
 
 def changed_samples(trios: dict[str, Trio], most: int = 240) -> list[Change]:
     """The samples that changed most, an equal number of each task.
 
-    What the expert had right and the merged model has wrong comes first, the surest of its wrong answers at the top;
-    then what else differs from expert or base.
+    What the merged model does worse than the expert comes first, task by task, the surest of its wrong answers at the
+    top; then, again task by task, what else differs from expert or base.
 
     Args:
         trios: Task name to its samples.
         most: How many at most.
     """
-    return [change for task, trio in trios.items() for change in _changes(task, trio, max(1, most // len(trios)))]
+    found = [change for task, trio in trios.items() for change in _changes(task, trio, max(1, most // len(trios)))]
+    return sorted(found, key=lambda change: not change.lost)
 
 
 def count_changed(trios: dict[str, Trio]) -> int:
@@ -77,6 +80,7 @@ def _changes(task: str, trio: Trio, most: int) -> list[Change]:
             right=tuple(map(bool, trio.scores[row])) if trio.binary else None,
             confidence=None if confidence is None else float(confidence[row]),
             what=_what(trio, row),
+            lost=bool(gain[row] < 0),
         )
         for row in rows[order][:most].tolist()
     ]

@@ -97,7 +97,7 @@ function details(data, run) {
   const metrics = [...new Set(names.filter(split).map((name) => name.slice(split(name).length + 1)))];
   const parts = [];
   const about = [];
-  if (run.p !== null) about.push(`p = ${run.p.toPrecision(2)} of being as good as the best (Holm-adjusted). `);
+  if (run.p !== null) about.push(`p = ${run.p.toPrecision(2)} against the best run (Holm-adjusted). `);
   if (run.page) {
     const link = node("a", "Page of this run");
     link.href = run.page;

@@ -13,6 +13,7 @@ from fusion_eval.report.page.radar import radar
 from fusion_eval.report.page.references import ratios, reference_scores
 from fusion_eval.report.page.render import render
 from fusion_eval.report.page.trios import Trio, read_trios
+from fusion_eval.report.rows import aggregate_meaning
 from fusion_eval.report.runs import Run, label_runs
 from fusion_eval.report.statistics import standard_error_of_mean
 
@@ -40,6 +41,7 @@ def report_page(run: Run) -> str:
         rows={task: _row(run, task, trios.get(task)) for task in run.tasks},
         ratios=run.document["ratios"],
         aggregates=aggregates,
+        meaning=aggregate_meaning,
         metrics=list(dict.fromkeys(name for task in run.tasks for name in run.document["report"][task])),
         radar=shape,
         radar_names=names,

@@ -16,6 +16,7 @@ from fusion_eval.report.comparison_table import comparison_table
 from fusion_eval.report.provenance import provenance
 from fusion_eval.report.record import References, TaskResult
 from fusion_eval.report.runs import read_run
+from fusion_eval.report.samples import encode_samples, read_samples
 from fusion_eval.report.writer import ReportWriter
 
 
@@ -79,6 +80,23 @@ def test_what_cannot_be_compared_is_named(make_run, tmp_path):
         "b: the second run has no result",
         "c: the first run has no result",
     )
+
+
+def test_scores_that_are_not_finite_are_named_and_prove_nothing(tmp_path):
+    first, second = losses(tmp_path / "0", 0), losses(tmp_path / "1", 1)
+    path = tmp_path / "1/samples/a.parquet"
+    broken = {**read_samples(tmp_path / "1", "a"), "score": np.full(80, np.nan)}
+    path.write_bytes(encode_samples(broken))
+    found = compare(first, second, resamples=99)
+    assert list(found.tasks) == ["b"]
+    assert found.left_out == ("a: the second run has samples without a finite score",)
+
+
+def test_two_runs_of_one_sample_have_a_table_without_intervals(tmp_path):
+    first, second = (losses(tmp_path / str(seed), seed, n=1) for seed in (0, 1))
+    console = Console(file=io.StringIO(), width=100, color_system=None)
+    console.print(comparison_table(compare(first, second), ("before", "after")))
+    assert "nan" not in console.file.getvalue()
 
 
 def test_the_table_shows_it(make_run):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from fusion_eval.report.intervals import measure, normal_interval, wilson_interval
+from fusion_eval.report.intervals import measure, measure_mean, normal_interval, wilson_interval
 from fusion_eval.report.statistics import standard_error_of_mean
 
 
@@ -92,3 +92,28 @@ def test_intervals_of_independent_samples_cover(share):
     right = generator.binomial(200, share, size=2000) / 200
     ends = np.array([wilson_interval(value, 200) for value in right])
     assert 0.92 < ((ends[:, 0] <= share) & (share <= ends[:, 1])).mean() < 0.98
+
+
+@pytest.mark.parametrize("accuracies", [(0.98, 0.98, 0.98, 0.98), (0.995, 0.99, 0.97, 0.9), (0.99, 0.95, 0.6, 0.5)])
+def test_intervals_of_a_mean_over_tasks_cover_also_where_almost_all_is_right(accuracies):
+    """1000 studies of four tasks with 60 samples each."""
+    generator = np.random.default_rng(4)
+    covered = naive = 0
+    for _ in range(1000):
+        scores = [(generator.random(60) < accuracy).astype(float) for accuracy in accuracies]
+        value = float(np.mean([own.mean() for own in scores]))
+        error = float(np.hypot.reduce([standard_error_of_mean(own) for own in scores]) / 4)
+        found, wrong = measure_mean(value, error, scores), measure(value, error)
+        covered += found.low <= np.mean(accuracies) <= found.high
+        naive += wrong.low <= np.mean(accuracies) <= wrong.high
+    assert 0.93 < covered / 1000 < 0.985
+    assert covered >= naive
+    assert naive / 1000 < (0.93 if min(accuracies) == 0.98 else 0.973)
+
+
+def test_a_mean_of_perfect_tasks_is_that_of_statsmodels_with_all_samples():
+    found = measure_mean(1.0, 0.0, [np.ones(30), np.ones(30)])
+    assert (found.low, found.high) == pytest.approx(proportion_confint(60, 60, method="wilson"))
+    losses = [np.array([0.1, 0.7]), np.ones(2)]
+    assert measure_mean(0.7, 0.1, losses) == measure(0.7, 0.1)
+    assert measure_mean(0.7, None, [np.ones(1)]).low is None

@@ -13,6 +13,7 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
 from fusion_eval.errors import ConfigError
 from fusion_eval.report.leaderboard import leaderboard
@@ -41,8 +42,10 @@ def test_the_best_comes_first_with_its_interval(sweep):
     assert values == sorted(values, reverse=True)
     assert board.entries[-1].label == "Ties density=0.0"
     best = board.entries[0]
+    value, error = best.headline.value, best.headline.standard_error
+    size = value * (1 - value) / error**2
     assert (best.headline.low, best.headline.high) == pytest.approx(
-        stats.norm.interval(0.95, best.headline.value, best.headline.standard_error)
+        proportion_confint(value * size, size, method="wilson")
     )
     cell = best.tasks["mnist"]
     interval = stats.binomtest(round(cell.value * 400), 400).proportion_ci(method="wilson")

@@ -223,6 +223,16 @@ def test_what_was_lost_comes_first_the_surest_mistakes_on_top():
     assert found[0].answers == ("False", "True", "False")
 
 
+def test_what_any_task_lost_comes_before_what_was_kept():
+    tasks = {"a": trio([0, 0], [1, 1], [1, 1]), "b": trio([0, 0], [1, 1], [1, 0])}
+    assert [(change.task, change.index) for change in changed_samples(tasks)] == [
+        ("b", 10),
+        ("a", 0),
+        ("a", 10),
+        ("b", 0),
+    ]
+
+
 def test_each_task_has_its_share_of_the_samples():
     rng = np.random.default_rng(0)
     tasks = {name: trio(*(rng.random((3, 100)) < 0.5)) for name in "abc"}

@@ -186,3 +186,18 @@ def test_the_best_of_clustered_models_is_tested_by_groups():
             assert change <= 0
             wrong[name] += min(p_values) < 0.05
     assert wrong["grouped"] < 0.5 * wrong["not"]
+
+
+def test_one_sample_proves_nothing():
+    found = paired_difference({"a": np.ones(1)}, {"a": np.zeros(1)}, {"a": 1.0})
+    assert (found.value, found.standard_error, found.low, found.high, found.p_value) == (1.0, None, None, None, 1.0)
+
+
+@pytest.mark.parametrize("n", [3, 8])
+def test_false_positives_of_few_samples_are_at_most_five_per_cent(n):
+    generator = np.random.default_rng(11)
+    significant = 0
+    for _ in range(400):
+        first, second = (generator.random((2, n)) < 0.5).astype(float)
+        significant += paired_difference({"a": first}, {"a": second}, {"a": 1.0}, resamples=99).p_value <= 0.05
+    assert significant / 400 <= 0.05
