@@ -36,7 +36,7 @@ from fusion_eval.tasks import Prediction, Task
 __all__ = ["Choice", "GroupPass"]
 
 _MEMORY = 10**9
-"""Bytes that a group may take: twice its weights and all that its forwards make of a batch; and as many for its rows."""
+"""Bytes that a group may take: twice its weights and all that its forwards make of a batch; as many for its rows."""
 
 _LAUNCHES = 0.5
 """Part of the time of a batch that a single sample takes, from which on launches count for more than arithmetic."""
@@ -57,7 +57,9 @@ class Choice:
     """What was measured of one kind of task, architecture, batch size and device.
 
     Attributes:
-        batch: Seconds of a forward.
+        size: Samples of a batch.
+        warm: Whether a batch ran: the first is not like the others.
+        batch: Seconds of the forward of a batch; 0: not known yet.
         sample: Seconds of the forward of a single sample.
         step: Seconds between two forwards.
         outputs: Bytes that the operations on one batch return, all together.
@@ -65,6 +67,8 @@ class Choice:
         possible: Whether a group predicts what its models predict, as far as it was seen.
     """
 
+    size: int
+    warm: bool = False
     batch: float = 0.0
     sample: float = 0.0
     step: float = 0.0
@@ -125,9 +129,6 @@ class GroupPass:
         alone = partial(self._task.predict, head=subject.head, batch=batch.data, samples=self._samples)
         if not self._choice.measured:
             return self._measure(alone, subject, batch)
-        if self._ended is not None:
-            _wait(subject.model)
-            self._choice.step, self._ended = time.perf_counter() - self._ended, None
         if self._members:
             try:
                 stacked = self._together(alone, subject, batch)
@@ -151,9 +152,15 @@ class GroupPass:
             ahead.put(member.key, SampleRows(indices, {name: rows[number, :-1] for name, rows in columns.items()}))
 
     def _measure(self, alone: Callable[[nn.Module], Prediction], subject: Subject, batch: Batch) -> Prediction:
-        """Time a batch and a single sample; the first of each is not like the others."""
+        """Time a batch, once it is not the first one, and a single sample."""
         choice, model = self._choice, subject.model
-        alone(model)
+        if not choice.warm or len(batch.indices) != choice.size:
+            prediction = alone(model)
+            _wait(model)
+            choice.warm, self._ended = True, time.perf_counter()
+            return prediction
+        _wait(model)
+        choice.step = 0.0 if self._ended is None else time.perf_counter() - self._ended
         prediction, choice.batch = _timed(lambda: alone(model), model)
         try:
             data = apply_to_collection(batch.data, Tensor, lambda part: part[:1])
@@ -162,10 +169,8 @@ class GroupPass:
                 one()
             choice.outputs = outputs.total * len(batch.indices)
             choice.sample = _timed(one, model)[1]
-        except Exception as error:
+        except Exception:  # a batch that cannot be cut, or a model that wants several samples
             choice.possible = False
-            self._give_up(f"{type(error).__name__}: {error}")
-        self._ended = time.perf_counter()
         return prediction
 
     def _together(self, alone: Callable[[nn.Module], Prediction], subject: Subject, batch: Batch) -> Prediction | None:
@@ -191,7 +196,7 @@ class GroupPass:
         alone: Callable[[nn.Module], Prediction],
         models: list[nn.Module],
     ) -> str | None:
-        """What speaks against the group, after a look at what models predict one by one: the first time, all of them."""
+        """What speaks against the group, after a look at what models predict one by one: all of them the first time."""
         choice, count = self._choice, len(models)
         if count in choice.faster:
             singly = [alone(models[0])]

@@ -261,9 +261,10 @@ class Runner:
         task, subject, total = admission.task, admission.subject, len(admission.indices)
         most = {"auto": _MOST, "off": 0}.get(str(self.group), self.group)
         alone = self.processes > 1 or self.compile or type(self._trainer.precision_plugin) not in _PRECISIONS
-        if coming == () or alone or not size.settled or not isinstance(most, int):
+        if not coming or alone or not size.settled or not isinstance(most, int):
             return None
-        choice = _choices.setdefault((self._kind(task, subject), min(size.size, total)), Choice())
+        samples = min(size.size, total)
+        choice = _choices.setdefault((self._kind(task, subject), samples), Choice(samples))
         if not choice.measured:
             return GroupPass(task, admission.samples, total, choice, [])
         members = admission.members(coming, choice.room(subject.model, most) - 1)

@@ -36,13 +36,13 @@ class Stack:
 
     def __init__(self, task: Task, models: Sequence[nn.Module], samples: Samples) -> None:
         first, *others = map(tensors_of, models)
-        self._weights: dict[str, Tensor] = {}
-        self._axes: dict[str, int | None] = {}
-        for name, tensor in first.items():
-            rows = [tensor, *(other[name] for other in others)]
-            same = all(torch.equal(tensor, row) for row in rows[1:])
-            self._weights[f"model.{name}"] = tensor if same else torch.stack(rows)
-            self._axes[f"model.{name}"] = None if same else 0
+        stacked = {name: torch.stack([tensor, *(other[name] for other in others)]) for name, tensor in first.items()}
+        same = torch.stack([(rows == rows[0]).all() for rows in stacked.values()]).tolist()  # the device waits once
+        self._weights = {
+            f"model.{name}": rows[0] if equal else rows
+            for (name, rows), equal in zip(stacked.items(), same, strict=True)
+        }
+        self._axes = {name: None if equal else 0 for name, equal in zip(self._weights, same, strict=True)}
         self._predictor = _Predictor(task, copy.deepcopy(models[0]), samples)  # what goes wrong leaves no trace in it
 
     def predict(self, head: nn.Module | None, data: Any) -> Prediction:
