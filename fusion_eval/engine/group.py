@@ -10,6 +10,7 @@ turn as it would have been, with samples that are known. So whatever a group can
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -38,6 +39,9 @@ __all__ = ["Choice", "GroupPass"]
 _MEMORY = 10**9
 """Bytes that a group may take: twice its weights and all that its forwards make of a batch; as many for its rows."""
 
+_LOOKS = 3
+"""How often something is timed; the least counts."""
+
 _LAUNCHES = 0.5
 """Part of the time of a batch that a single sample takes, from which on launches count for more than arithmetic."""
 
@@ -58,20 +62,20 @@ class Choice:
 
     Attributes:
         size: Samples of a batch.
-        warm: Whether a batch ran: the first is not like the others.
-        batch: Seconds of the forward of a batch; 0: not known yet.
-        sample: Seconds of the forward of a single sample.
-        step: Seconds between two forwards.
+        looks: How many batches were looked at.
+        batch: Seconds of the forward of a batch, the least of all looks but the first, which is not like the others.
+        sample: Seconds of the forward of a single sample, likewise.
+        step: Seconds between two forwards, likewise; unknown as long as tasks have one batch only.
         outputs: Bytes that the operations on one batch return, all together.
         faster: Number of models to whether they are faster as a group.
         possible: Whether a group predicts what its models predict, as far as it was seen.
     """
 
     size: int
-    warm: bool = False
-    batch: float = 0.0
-    sample: float = 0.0
-    step: float = 0.0
+    looks: int = 0
+    batch: float = math.inf
+    sample: float = math.inf
+    step: float = math.inf
     outputs: int = 0
     faster: dict[int, bool] = field(default_factory=dict)
     possible: bool = True
@@ -79,15 +83,26 @@ class Choice:
     @property
     def measured(self) -> bool:
         """Whether a model alone was measured."""
-        return self.batch > 0
+        return not self.possible or self.looks > _LOOKS
+
+    @property
+    def overhead(self) -> float:
+        """`step`, as far as it is known."""
+        return self.step if self.step < math.inf else 0.0
 
     def room(self, model: nn.Module, most: int) -> int:
         """How many models may be a group of at most `most`; 1: none."""
-        if not self.possible or self.sample + self.step < _LAUNCHES * (self.batch + self.step):
+        if not self.possible or self.sample + self.overhead < _LAUNCHES * (self.batch + self.overhead):
             return 1
         weights = sum(tensor.nbytes for tensor in tensors_of(model).values())
         room = max(1, min(most, _MEMORY // (2 * weights + self.outputs + 1)))
-        return room if self.faster.get(room, True) else 1
+        return 1 if self.is_faster(room) is False else room
+
+    def is_faster(self, count: int) -> bool | None:
+        """Whether so many models are faster as a group, as more or fewer were found to be; None: that is to be seen."""
+        if any(faster and fewer <= count for fewer, faster in self.faster.items()):
+            return True
+        return False if any(not faster and more >= count for more, faster in self.faster.items()) else None
 
 
 class GroupPass:
@@ -152,26 +167,33 @@ class GroupPass:
             ahead.put(member.key, SampleRows(indices, {name: rows[number, :-1] for name, rows in columns.items()}))
 
     def _measure(self, alone: Callable[[nn.Module], Prediction], subject: Subject, batch: Batch) -> Prediction:
-        """Time a batch, once it is not the first one, and a single sample."""
+        """Time a batch, and one sample of it."""
         choice, model = self._choice, subject.model
-        if not choice.warm or len(batch.indices) != choice.size:
-            prediction = alone(model)
-            _wait(model)
-            choice.warm, self._ended = True, time.perf_counter()
-            return prediction
+        if len(batch.indices) != choice.size:
+            return alone(model)
         _wait(model)
-        choice.step = 0.0 if self._ended is None else time.perf_counter() - self._ended
-        prediction, choice.batch = _timed(lambda: alone(model), model)
+        if self._ended is not None:
+            choice.step = min(choice.step, time.perf_counter() - self._ended)
+        prediction, seconds = _timed(lambda: alone(model), model)
+        if choice.looks:
+            choice.batch = min(choice.batch, seconds)
+            self._measure_sample(subject, batch)
+        choice.looks += 1
+        self._ended = time.perf_counter()
+        return prediction
+
+    def _measure_sample(self, subject: Subject, batch: Batch) -> None:
+        choice, model = self._choice, subject.model
         try:
             data = apply_to_collection(batch.data, Tensor, lambda part: part[:1])
             one = partial(self._task.predict, model, subject.head, data, self._samples)
-            with OutputBytes() as outputs:
-                one()
-            choice.outputs = outputs.total * len(batch.indices)
-            choice.sample = _timed(one, model)[1]
+            with torch.random.fork_rng():
+                with OutputBytes() as outputs:
+                    one()
+                choice.outputs = outputs.total * choice.size
+                choice.sample = min(choice.sample, _timed(one, model)[1])
         except Exception:  # a batch that cannot be cut, or a model that wants several samples
             choice.possible = False
-        return prediction
 
     def _together(self, alone: Callable[[nn.Module], Prediction], subject: Subject, batch: Batch) -> Prediction | None:
         """The predictions of all models; None if they are not worth having."""
@@ -181,7 +203,8 @@ class GroupPass:
         predict = partial(self._stack.predict, subject.head, batch.data)
         stacked = predict()
         if first:
-            reason = self._objection(stacked, predict, alone, models)
+            with torch.random.fork_rng():  # a model that draws random numbers gets those that it gets alone
+                reason = self._objection(stacked, predict, alone, models)
             if reason is not None:
                 self._give_up(reason)
                 return None
@@ -198,20 +221,21 @@ class GroupPass:
     ) -> str | None:
         """What speaks against the group, after a look at what models predict one by one: all of them the first time."""
         choice, count = self._choice, len(models)
-        if count in choice.faster:
+        if choice.is_faster(count) is not None:
             singly = [alone(models[0])]
         else:
             singly, seconds = _timed(lambda: [alone(model) for model in models], models[0])
-            _, grouped = _timed(predict, models[0])
-            choice.faster[count] = grouped + choice.step < _FASTER * (seconds + count * choice.step)
-            _log.info("%d models: %.2g s a batch as a group, %.2g s one by one", count, grouped, seconds)
+            grouped = min(_timed(predict, models[0])[1] for _ in range(_LOOKS))
+            least = min(seconds, count * choice.batch)
+            choice.faster[count] = grouped + choice.overhead < _FASTER * (least + count * choice.overhead)
+            _log.info("%d models: %.2g s a batch as a group, %.2g s one by one", count, grouped, least)
         if not all(_agree(of_model(stacked, number), single) for number, single in enumerate(singly)):
             choice.possible = False
             return "other numbers than one by one"
         samples = len(stacked.targets[0])
         if sum(tensor.nbytes for tensor in _tensors(stacked)) / samples * self._total > _MEMORY:
             return "too many numbers to keep"
-        return None if choice.faster[count] else "not faster than one by one"
+        return None if choice.is_faster(count) else "not faster than one by one"
 
     def _give_up(self, reason: str) -> None:
         if self._members:

@@ -259,16 +259,18 @@ class Runner:
     def _start_group(self, admission: Admission, coming: Iterable[nn.Module], size: BatchSize) -> GroupPass | None:
         """Who goes along with a model; None where nobody does, and nothing is to be measured."""
         task, subject, total = admission.task, admission.subject, len(admission.indices)
-        most = {"auto": _MOST, "off": 0}.get(str(self.group), self.group)
+        most = _MOST if self.group == "auto" else self.group
         alone = self.processes > 1 or self.compile or type(self._trainer.precision_plugin) not in _PRECISIONS
-        if not coming or alone or not size.settled or not isinstance(most, int):
+        if not coming or alone or not size.settled or most == "off":
             return None
         samples = min(size.size, total)
         choice = _choices.setdefault((self._kind(task, subject), samples), Choice(samples))
         if not choice.measured:
             return GroupPass(task, admission.samples, total, choice, [])
         members = admission.members(coming, choice.room(subject.model, most) - 1)
-        return GroupPass(task, admission.samples, total, choice, members) if members else None
+        if not members or choice.is_faster(len(members) + 1) is False:
+            return None
+        return GroupPass(task, admission.samples, total, choice, members)
 
     def _open(self, name: str, task: Task, samples: Samples, indices: np.ndarray, fingerprint: str) -> Reader:
         """What reads the samples, on all ranks or on none."""
