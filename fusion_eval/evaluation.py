@@ -196,7 +196,7 @@ def _run(
 
     kept: dict[str, Any] = {} if memory is None else {"memory": memory}
     if isinstance(pool, TaskPool) and cfg.racing.get("_target_") is None:
-        kept["coming"] = models_to_come(models)
+        kept["coming"] = models_to_come(cfg, models)
     report = pool.evaluate(model, runner, on_error=cfg.on_error, on_result=add, label="merged", **kept)
     if isinstance(report, Report):
         return references_once(pool, models, runner, report) if cfg.references and report else References()

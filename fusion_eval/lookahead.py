@@ -75,18 +75,23 @@ def merged_ahead(cfg: DictConfig, models: ModelPool) -> MergedModel | None:
     return None
 
 
-def models_to_come(models: ModelPool) -> Iterable[MergedModel]:
+def models_to_come(cfg: DictConfig, models: ModelPool) -> Iterable[MergedModel]:
     """The merges of the jobs to come that differ from the one whose turn it is in nothing but the merge.
 
     They are made when they are asked for, and only as long as that is a matter of seconds. Left out are merges that
     fail, as the job itself will say; that differ from task to task; and that take calibration data, and so time.
+
+    Args:
+        cfg: Of the job whose turn it is.
+        models: Its model pool.
     """
-    return _Coming(_sweep[0], models) if _sweep else ()
+    return _Coming(_sweep[0], cfg, models) if _sweep else ()
 
 
 @dataclass(frozen=True)
 class _Coming:
     sweep: _Sweep
+    cfg: DictConfig
     models: ModelPool
 
     def __iter__(self) -> Iterator[MergedModel]:
@@ -103,7 +108,9 @@ class _Coming:
             if self.sweep.seconds > _PATIENCE:
                 return None
             started = time.perf_counter()
-            merged[number] = _merge(self.sweep.compose(list(self.sweep.jobs[number])), self.models)
+            cfg = self.sweep.compose(list(self.sweep.jobs[number]))
+            same_pool = cfg.modelpool == self.cfg.modelpool  # an option of `model` may change what is around it
+            merged[number] = _merge(cfg, self.models) if same_pool else _Merged("", None, None)
             self.sweep.seconds += time.perf_counter() - started
         return merged[number].model
 

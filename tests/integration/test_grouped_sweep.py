@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 
 import numpy as np
 import pytest
 
-from fusion_eval import compose, lookahead
+from fusion_eval import build, compose, lookahead
 from fusion_eval.engine import ahead, group, members
 from fusion_eval.engine import runner as runner_module
 from fusion_eval.engine.store import ResultStore
@@ -127,8 +128,6 @@ def test_a_sweep_that_was_killed_goes_on(tmp_path, start, capsys):
 
 
 def test_a_checkpoint_that_changed_meanwhile_is_merged_again(tmp_path, start, merges, capsys):
-    from importlib import resources
-
     base = tmp_path / "base.safetensors"
     base.write_bytes((resources.files("fusion_eval.zoo") / "base.safetensors").read_bytes())
     settings = [*SETTINGS, "store=off", f"modelpool.base={base}"]
@@ -173,19 +172,27 @@ def test_early_merges_end_with_patience(start, merges, monkeypatch):
     monkeypatch.setattr(lookahead, "_PATIENCE", 0)
     jobs = [[f"model.scaling={scaling}"] for scaling in (0.1, 0.2, 0.3, 0.4)]
     start(jobs, [])
-    from fusion_eval import build
-
-    models = build(compose().modelpool)
+    cfg = compose(jobs[0])
+    models = build(cfg.modelpool)
     lookahead.begin_job(0)
-    assert len(list(lookahead.models_to_come(models))) == 1
-    assert len(list(lookahead.models_to_come(models))) == 1  # which is kept
+    assert len(list(lookahead.models_to_come(cfg, models))) == 1
+    assert len(list(lookahead.models_to_come(cfg, models))) == 1  # which is kept
     assert len(merges) == 1
     lookahead.begin_job(1)
-    assert len(list(lookahead.models_to_come(models))) == 1
+    assert len(list(lookahead.models_to_come(cfg, models))) == 1
     assert len(merges) == 2
+
+
+def test_a_job_with_another_pool_is_left_to_itself(start, merges):
+    start([[], ["model.scaling=0.2"]], [])
+    cfg = compose()
+    cfg.modelpool.base = "another"
+    lookahead.begin_job(0)
+    assert list(lookahead.models_to_come(cfg, None)) == []
+    assert merges == []
 
 
 def test_without_a_sweep_nothing_is_to_come(monkeypatch):
     monkeypatch.setattr(lookahead, "_sweep", [])
-    assert lookahead.models_to_come(None) == ()
+    assert lookahead.models_to_come(None, None) == ()
     assert lookahead.merged_ahead(None, None) is None
