@@ -26,6 +26,7 @@ bench: $(VENV)/.dev  ## time and memory against FusionBench and mergekit; benchm
 	$(BIN)/python benchmarks/merging.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/groups.py
 
 constraints:  ## newest versions that go together, on every supported Python; needs uv
 	grep '^torch==' constraints.txt > .torch-pin

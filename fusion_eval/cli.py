@@ -26,7 +26,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """The console script."""
-    hydra._internal.utils.run_and_report = lambda run: run()  # it prints errors and exits; here that is `ending_well`
+    hydra._internal.utils.run_and_report = lambda func: func()  # it prints errors and exits; here that is `ending_well`
     with ending_well("fusion-eval", HydraException, OmegaConfBaseException):
         if sys.argv[1:] in (["--help"], ["-h"]):
             print(help_text())

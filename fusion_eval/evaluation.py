@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from fusion_eval.config import build, recorded
 from fusion_eval.errors import ConfigError, FusionEvalError
+from fusion_eval.lookahead import merged_ahead, models_to_come
 from fusion_eval.reuse import build_once, references_once
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
     others = _other_data(cfg, pool, method)
     racing = _racing(cfg, pool)
     first = runner.is_global_zero
-    model = models.merge(method, cfg.save_merged if first else None, progress=cfg.progress and first)
+    model = _merge(cfg, models, method, first)
 
     from fusion_eval.report import (
         Aggregates,
@@ -192,6 +193,12 @@ def _print_audit(models: Any, method: Any) -> None:
         raise FusionEvalError(audit_verdict(audit))
 
 
+def _merge(cfg: DictConfig, models: Any, method: Any, first: bool) -> Any:
+    """The merge; one that was made for an earlier job of the sweep will do, if it is not to be saved."""
+    early = None if cfg.save_merged else merged_ahead(cfg, models)
+    return early or models.merge(method, cfg.save_merged if first else None, progress=cfg.progress and first)
+
+
 def _run(
     cfg: DictConfig,
     pool: Any,
@@ -203,8 +210,11 @@ def _run(
 ) -> References:
     """Evaluate the model, handing over each task's outcome, then base and experts."""
     from fusion_eval.report import References, Report, TaskResult
+    from fusion_eval.taskpool import TaskPool
 
-    kept = {} if memory is None else {"memory": memory}
+    kept: dict[str, Any] = {} if memory is None else {"memory": memory}
+    if isinstance(pool, TaskPool) and cfg.racing.get("_target_") is None:
+        kept["coming"] = models_to_come(cfg, models)
     report = pool.evaluate(model, runner, on_error=cfg.on_error, on_result=add, label="merged", **kept)
     if isinstance(report, Report):
         return references_once(pool, models, runner, report) if cfg.references and report else References()

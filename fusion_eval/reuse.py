@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fusion_eval.report import References, Report
     from fusion_eval.taskpool import LMEvalTaskPool, TaskPool
 
-__all__ = ["build_once", "references_once"]
+__all__ = ["build_once", "named_files", "references_once"]
 
 _built: dict[str, tuple[str, Any]] = {}
 """Place in the config to what stood there last, and what it described."""
@@ -66,7 +66,7 @@ def references_once(pool: TaskPool | LMEvalTaskPool, models: ModelPool, runner: 
     data = {name: result.fingerprints.get("data") for name, result in report.results.items()}
     try:
         described = [to_config(value) for value in (pool, models, runner, data)]
-        before = stamp(_files(models, described[1]))
+        before = stamp(named_files(models, described[1]))
     except (ConfigError, OSError):  # a lambda, a logger; a checkpoint that is missing, or on a hub
         return evaluate_references(pool, models, runner, tasks=report)
     key = json.dumps(described, sort_keys=True)
@@ -79,7 +79,7 @@ def references_once(pool: TaskPool | LMEvalTaskPool, models: ModelPool, runner: 
     return _references[key][1]
 
 
-def _files(models: ModelPool, config: Any) -> list[Path]:
+def named_files(models: ModelPool, config: Any) -> list[Path]:
     """Of all checkpoints, and whatever else the config of the pool names."""
     checkpoints = [_path(text) for text in (models.base, *models.experts.values())]
     return [*checkpoints, *(path for text in _strings(config) if text and (path := _path(text)).exists())]  # "" is "."

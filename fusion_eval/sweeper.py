@@ -6,10 +6,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
@@ -26,6 +28,7 @@ from fusion_eval.command import ending_well, writable_directory
 from fusion_eval.config import build, recorded
 from fusion_eval.errors import ConfigError, FusionEvalError
 from fusion_eval.evaluation import refuse_objective
+from fusion_eval.lookahead import begin_job, expect_jobs
 from fusion_eval.selection import on_selection_split
 from fusion_eval.sweep_loader import SweepLoader
 from fusion_eval.sweep_progress import SweepProgress
@@ -65,14 +68,18 @@ class SweepDirectory(Callback):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         hydra.config_loader = loader = SweepLoader(hydra.config_loader.get_search_path())
+        jobs = list_jobs(config, loader)
+        if jobs is not None and get_class(config.hydra.launcher._target_) is BasicLauncher:
+            expect_jobs(partial(loader.load_sweep_config, config), jobs)
         if is_first_process():
             withdraw_selection(directory)
             if config.get("progress", True):
-                _progress.append(SweepProgress(directory, count_jobs(config, loader)))
+                _progress.append(SweepProgress(directory, count_jobs(config, jobs)))
                 _progress[-1].start()
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Jobs run in this process, so that is when to look at how far the sweep is."""
+        begin_job(config.hydra.job.num)
         for progress in _progress:
             progress.here()
 
@@ -82,8 +89,8 @@ class SweepDirectory(Callback):
             progress.look()
 
 
-def count_jobs(config: DictConfig, loader: ConfigLoader) -> int | None:
-    """How many jobs a sweep has, as far as its sweeper is known: Hydra's, ours, or one with `n_trials`.
+def list_jobs(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | None:
+    """The overrides of each job of a sweep, if its sweeper is Hydra's or ours; one that optimises does not know them.
 
     Args:
         config: Of the sweep.
@@ -92,15 +99,20 @@ def count_jobs(config: DictConfig, loader: ConfigLoader) -> int | None:
     options = dict(config.hydra.sweeper)
     kind = get_class(options.pop("_target_"))
     if not issubclass(kind, BasicSweeper):
-        return options.get("n_trials")
+        return None
     sweeper = kind(**options)
     sweeper.hydra_context = HydraContext(config_loader=loader, callbacks=Callbacks())
     arguments = [*sweeper._parse_config(), *config.hydra.overrides.task]
     try:
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
-        return sum(map(len, sweeper.split_arguments(overrides, None)))
+        return [list(job) for batch in sweeper.split_arguments(overrides, None) for job in batch]
     except HydraException:  # the sweeper is about to refuse it, too
         return None
+
+
+def count_jobs(config: DictConfig, jobs: list[list[str]] | None) -> int | None:
+    """How many jobs a sweep has, as far as that is known: those of `list_jobs`, or of a sweeper with `n_trials`."""
+    return config.hydra.sweeper.get("n_trials") if jobs is None else len(jobs)
 
 
 def refuse_sweep(config: DictConfig) -> None:

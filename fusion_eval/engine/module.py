@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -23,7 +23,10 @@ from fusion_eval.engine.shard import by_length, interleave
 from fusion_eval.errors import TaskError
 from fusion_eval.tasks import Prediction, Task
 
-__all__ = ["EVALUATED", "TaskModule"]
+if TYPE_CHECKING:
+    from fusion_eval.engine.group import GroupPass
+
+__all__ = ["EVALUATED", "TaskModule", "kept_columns"]
 
 EVALUATED = "samples evaluated"
 """Key, behind the task's name, under which the number of samples is logged."""
@@ -50,6 +53,7 @@ class TaskModule(pl.LightningModule):
         placement: In which form the model runs.
         keep_updates: Whether what the metrics are given is kept, for a bootstrap or for `rows`.
         known: Rows of earlier passes: these samples do not go through the model again; at least one sample a rank does.
+        group: Models that may go along; None: none.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class TaskModule(pl.LightningModule):
         placement: Placement,
         keep_updates: bool,
         known: SampleRows | None = None,
+        group: GroupPass | None = None,
     ) -> None:
         super().__init__()
         self.metrics = metrics
@@ -81,6 +86,7 @@ class TaskModule(pl.LightningModule):
         self._feed = feed
         self._placement = placement
         self._keep_updates = keep_updates
+        self._group = group
         self._kept: list[dict[str, Tensor | np.ndarray]] = []
         self._error: Exception | None = None
 
@@ -162,6 +168,8 @@ class TaskModule(pl.LightningModule):
         samples, size = len(batch.indices), self._feed.size
         try:
             with size.timed(samples, batch.data), self._placement.eager(size.settled and samples == size.size):
+                if self._group is not None:
+                    return self._group.predict(self._subject, batch)
                 return self._task.predict(self._subject.model, self._subject.head, batch.data, self._samples)
         except Exception as error:
             if not is_out_of_memory(error):
@@ -199,13 +207,16 @@ class TaskModule(pl.LightningModule):
             self._error = self._error or error
 
     def _keep(self, prediction: Prediction) -> None:
-        kept = {
-            key: np.array(column, dtype=object) if isinstance(column, list) else column
-            for key, column in prediction.columns.items()
-        }
-        if self._keep_updates:
-            kept |= {_OUTPUTS: prediction.outputs, _TARGETS: prediction.targets}
-        self._kept.append(kept)
+        self._kept.append(kept_columns(prediction, self._keep_updates))
+
+
+def kept_columns(prediction: Prediction, updates: bool) -> dict[str, Tensor | np.ndarray]:
+    """What is kept of each sample of a batch: the columns, and, if `updates`, what the metrics are given."""
+    kept = {
+        key: np.array(column, dtype=object) if isinstance(column, list) else column
+        for key, column in prediction.columns.items()
+    }
+    return kept | ({_OUTPUTS: prediction.outputs, _TARGETS: prediction.targets} if updates else {})
 
 
 def _joined(batches: list[Any]) -> np.ndarray:

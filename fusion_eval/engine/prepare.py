@@ -21,7 +21,7 @@ from fusion_eval.errors import FusionEvalError, TaskError
 from fusion_eval.report.atomic import atomic_file
 from fusion_eval.tasks import Task
 
-__all__ = ["fingerprint_samples", "prepare"]
+__all__ = ["find_head", "fingerprint_samples", "prepare"]
 
 _SETTLED = 2.0
 """Seconds after which a file that was changed twice has two times: some file systems count in steps as long as that."""
@@ -46,7 +46,7 @@ def prepare(name: str, task: Task, model: nn.Module, share: bool = True) -> tupl
     prepared: tuple[Kept[Samples], nn.Module | None] | None = None
     error: Exception | None = None
     try:
-        prepared = _load_samples(task, share), _find_head(name, task, model, share)
+        prepared = _load_samples(task, share), find_head(name, task, model, share)
     except Exception as raised:
         error = raised
     raise_together(error)
@@ -91,7 +91,8 @@ def _load_samples(task: Task, share: bool) -> Kept[Samples]:
     return kept
 
 
-def _find_head(name: str, task: Task, model: nn.Module, share: bool) -> nn.Module | None:
+def find_head(name: str, task: Task, model: nn.Module, share: bool) -> nn.Module | None:
+    """The head of a task: its own, or that which the model brings for it. See `prepare`."""
     if task.head is not None and not isinstance(task.head, str):
         return _heads.get(task.head, task.head.load).thing if share else task.head.load()
     heads = getattr(model, "heads", None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,15 +14,19 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from torch import nn
 from torchmetrics import Metric
 
 from fusion_eval.data import DataCache, Samples
 from fusion_eval.engine.access import Access
+from fusion_eval.engine.ahead import process_ahead
 from fusion_eval.engine.batch_size import BatchSize
 from fusion_eval.engine.evaluate import evaluate
 from fusion_eval.engine.fingerprint import describe_architecture, fingerprint_config, fingerprint_weights
+from fusion_eval.engine.group import Choice, GroupPass
 from fusion_eval.engine.key import dependencies, process_key
+from fusion_eval.engine.members import Admission
 from fusion_eval.engine.module import TaskModule
 from fusion_eval.engine.placement import Placement, Subject
 from fusion_eval.engine.prepare import fingerprint_samples, prepare
@@ -41,6 +46,15 @@ __all__ = ["Runner"]
 
 _sizes: dict[tuple[Any, ...], BatchSize] = {}
 """What is known of batch sizes, from task to task and job to job."""
+
+_choices: dict[tuple[str, int], Choice] = {}
+"""What is known of groups, likewise."""
+
+_MOST = 16
+"""Models at once with `group=auto`."""
+
+_PRECISIONS = (Precision, MixedPrecision)
+"""What leaves the weights as they are, so that they can be stacked."""
 
 _MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Of `torch.compile`."""
@@ -67,6 +81,9 @@ class Runner:
             GPU with room for it; `on`, whatever it is; `off`: each task loads its own.
         channels_last: Whether images lie in memory pixel by pixel, with which convolutional models may be faster.
         compile: Whether models go through `torch.compile`, or which mode of it, such as `max-autotune`.
+        group: How many models `run` may evaluate at once, where that proves to be faster and to give the same numbers
+            (see `fusion_eval.engine.group`): `auto`, up to 16; `off`. Never with several processes, `compile`, or a
+            precision that is neither float32 nor mixed. The time of such a pass counts for the model whose turn it is.
 
     Raises:
         ConfigError: if an argument is out of range.
@@ -84,15 +101,17 @@ class Runner:
     resident: Literal["auto", "on", "off"] = "auto"
     channels_last: bool = False
     compile: bool | str = False
+    group: int | Literal["auto", "off"] = "auto"
 
     def __post_init__(self) -> None:
-        least = {"batch_size": 1, "num_workers": 0, "limit": 1, "seed": 0, "bootstrap": 0}
+        least = {"batch_size": 1, "num_workers": 0, "limit": 1, "seed": 0, "bootstrap": 0, "group": 2}
+        words = {("limit", None), ("batch_size", "auto"), ("group", "auto"), ("group", "off")}
         for name, minimum in least.items():
             value = getattr(self, name)
-            if (name, value) in (("limit", None), ("batch_size", "auto")):
+            if (name, value) in words:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-                more = "; auto finds the fastest" if name == "batch_size" else ""
+                more = {"batch_size": "; auto finds the fastest", "group": ", auto or off"}.get(name, "")
                 raise ConfigError(f"{name}: expected an integer >= {minimum}, found {value!r}{more}")
         choices = {"resident": ("auto", "on", "off"), "channels_last": (True, False), "compile": (True, False, *_MODES)}
         for name, known in choices.items():
@@ -123,6 +142,7 @@ class Runner:
         label: str = "model",
         indices: np.ndarray | None = None,
         memory: SampleMemory | None = None,
+        coming: Iterable[nn.Module] = (),
     ) -> TaskResult:
         """Evaluate a model on one task.
 
@@ -134,6 +154,8 @@ class Runner:
             label: What the progress display calls the model.
             indices: Which samples to evaluate, ascending, of those that None means: all, or `limit` of them.
             memory: What earlier passes found out about these samples is taken from there, and left there by this one.
+            coming: Models that this method is going to be asked about next. Some may be evaluated along with this one;
+                what is found out is kept until their turn.
 
         Raises:
             FusionEvalError: the data, the model's output or a metric is not what it should be.
@@ -161,8 +183,33 @@ class Runner:
         version = fingerprint_config(fingerprints["weights"], describe_architecture(model))
         subject = Subject(model, head, version)
         reader = partial(self._open, name, task, samples, selected, fingerprints["data"])  # of which a part may be read
+        admission = Admission(
+            name,
+            task,
+            metrics,
+            samples,
+            indices,
+            subject,
+            fingerprints,
+            self._settings,
+            self._disk_store,
+            share=self.resident != "off",
+        )
+        group = partial(self._start_group, admission, coming)
         run = partial(
-            self._evaluate, what, name, task, metrics, subject, samples, indices, fingerprints, reader, memory
+            self._evaluate,
+            what,
+            name,
+            task,
+            metrics,
+            subject,
+            samples,
+            indices,
+            fingerprints,
+            reader,
+            memory,
+            key,
+            group,
         )
         depends_on = partial(dependencies, fingerprints, task, model, head, samples, indices, self._settings)
         result = self.recall_or(run, depends_on, what)
@@ -204,22 +251,45 @@ class Runner:
         fingerprints: dict[str, str],
         open_reader: Callable[[], Reader],
         memory: SampleMemory | None,
+        key: Hashable | None,
+        start_group: Callable[[BatchSize], GroupPass | None],
     ) -> TaskResult:
         feed = Feed(open_reader(), self._size(task, subject), self.num_workers, self._device.type == "cuda")
         placement = Placement(self.channels_last, self.compile)
-        known = None if memory is None else memory.recall(name, fingerprints, indices, unknown=self.processes)
-        keep = self.bootstrap > 0 or memory is not None
-        module = TaskModule(name, task, metrics, subject, samples, indices, feed, placement, keep, known)
+        known = process_ahead.take(key)
+        if known is None and memory is not None:
+            known = memory.recall(name, fingerprints, indices, unknown=self.processes)
+        group = start_group(feed.size) if known is None and key is not None else None
+        keep = self.bootstrap > 0 or memory is not None or known is not None
+        module = TaskModule(name, task, metrics, subject, samples, indices, feed, placement, keep, known, group)
         self._progress.announce(what)
         try:
-            with quiet():
+            with quiet(), nullcontext() if group is None else group.placed(placement, self._trainer):
                 result = evaluate(self._trainer, task, module, fingerprints, self.bootstrap, self.seed)
         except BaseException:
             del self.__dict__["_trainer_and_loggers"]  # it stopped half-way; the next task gets a fresh one
             raise
         if memory is not None and module.rows is not None:
             memory.keep(name, fingerprints, module.rows)
+        if group is not None:
+            group.finish(process_ahead)
         return result
+
+    def _start_group(self, admission: Admission, coming: Iterable[nn.Module], size: BatchSize) -> GroupPass | None:
+        """Who goes along with a model; None where nobody does, and nothing is to be measured."""
+        task, subject, total = admission.task, admission.subject, len(admission.indices)
+        most = _MOST if self.group == "auto" else self.group
+        alone = self.processes > 1 or self.compile or type(self._trainer.precision_plugin) not in _PRECISIONS
+        if not coming or alone or not size.settled or most == "off":
+            return None
+        samples = min(size.size, total)
+        choice = _choices.setdefault((self._kind(task, subject), samples), Choice(samples))
+        if not choice.measured:
+            return GroupPass(task, admission.samples, total, choice, [])
+        members = admission.members(coming, choice.room(subject.model, most) - 1)
+        if not members or choice.is_faster(len(members) + 1) is False:
+            return None
+        return GroupPass(task, admission.samples, total, choice, members)
 
     def _open(self, name: str, task: Task, samples: Samples, indices: np.ndarray, fingerprint: str) -> Reader:
         """What reads the samples, on all ranks or on none."""
@@ -237,20 +307,24 @@ class Runner:
 
     def _size(self, task: Task, subject: Subject) -> BatchSize:
         """The batch size of the model for this kind of task, as far as it is known."""
-        device = self._device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-        key = fingerprint_config(
-            describe_architecture(subject.backbone),
-            type(task).__qualname__,
-            [device.type, name, torch.get_num_threads()],
-            [str(self._trainer.precision), self.channels_last, self.compile],
-        )
+        device, key = self._device, self._kind(task, subject)
         asked = None if self.batch_size == "auto" else self.batch_size
         directory = self._cache_directory("batch_sizes")
         memory = None if directory is None else directory / f"{key}.json"
         if (asked, key, memory) not in _sizes:
             _sizes[asked, key, memory] = BatchSize(asked, device, memory)
         return _sizes[asked, key, memory]
+
+    def _kind(self, task: Task, subject: Subject) -> str:
+        """All that times depend on, but for the data."""
+        device = self._device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+        return fingerprint_config(
+            describe_architecture(subject.backbone),
+            type(task).__qualname__,
+            [device.type, name, torch.get_num_threads()],
+            [str(self._trainer.precision), self.channels_last, self.compile],
+        )
 
     def _cache_directory(self, name: str) -> Path | None:
         return None if self.cache is None or self.cache.mode != "disk" else self.cache.directory / name

@@ -33,6 +33,9 @@ class ResultStore:
     def __init__(self) -> None:
         self._results: dict[Hashable, TaskResult] = {}
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._results
+
     def get(self, key: Hashable) -> TaskResult | None:
         """The result under `key`, or None."""
         return self._results.get(key)
@@ -62,6 +65,10 @@ class DiskStore:
     def path(self, key: str) -> Path:
         """The file of a key."""
         return self.directory / key[:2] / f"{key}.zip"
+
+    def holds(self, depends_on: dict[str, Any]) -> bool:
+        """Whether there is a result, without a look at it."""
+        return self.path(fingerprint_config(depends_on)).exists()
 
     def get_or_run(
         self, depends_on: dict[str, Any], evaluate: Callable[[], TaskResult], label: str, leads: bool = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -76,6 +76,7 @@ class TaskPool(BaseTaskPool):
         on_result: Callable[[str, TaskResult | TaskFailure], Any] | None = None,
         label: str = "model",
         memory: SampleMemory | None = None,
+        coming: Iterable[nn.Module] = (),
     ) -> Report:
         """Evaluate a model on every task.
 
@@ -86,6 +87,7 @@ class TaskPool(BaseTaskPool):
             on_result: Called after each task with its name and what became of it.
             label: What the progress display calls the model.
             memory: What is known of samples that were evaluated before; they do not go through the model again.
+            coming: Models that are going to be evaluated next, in this order: see `Runner.run`.
 
         Returns:
             `{task: {metric: value}}`, with standard errors, samples and failures as attributes.
@@ -101,7 +103,7 @@ class TaskPool(BaseTaskPool):
         failures: dict[str, TaskFailure] = {}
         for name, task in self.tasks.items():
             try:
-                results[name] = outcome = runner.run(name, task, model, label, memory=memory)
+                results[name] = outcome = runner.run(name, task, model, label, memory=memory, coming=coming)
             except Exception as error:
                 failures[name] = failure = TaskFailure.from_exception(error)
                 if on_result is not None:
@@ -115,3 +117,18 @@ class TaskPool(BaseTaskPool):
                 on_result(name, outcome)
             runner.show(outcome)
         return Report(results, failures)
+
+    def evaluate_group(self, models: Sequence[nn.Module], runner: Runner | None = None) -> list[Report]:
+        """Evaluate several models of one architecture on every task, as many of them at once as is fastest.
+
+        The numbers are those that `evaluate` gives for each of them, up to float32 rounding; see `Runner`'s `group`.
+
+        Args:
+            models: As for `evaluate`.
+            runner: As for `evaluate`.
+
+        Raises:
+            FusionEvalError: from a failing task.
+        """
+        runner = runner or Runner()
+        return [self.evaluate(model, runner, coming=models[turn + 1 :]) for turn, model in enumerate(models)]

@@ -49,3 +49,20 @@ def test_merging(tmp_path: Path) -> None:
     assert rows["ours"]["difference"] == rows["ours_to_file"]["difference"] == 0
     assert rows["read"]["megabytes"] < 0.5 * document["model_megabytes"] < rows["ours"]["megabytes"]
     assert sorted(tmp_path.iterdir()) == [numbers], "the models are removed"
+
+
+def test_groups(tmp_path: Path) -> None:
+    small = ["--models", "3", "--batch-sizes", "2", "--batches", "6", "--rounds", "1"]
+    numbers = tmp_path / "numbers.json"
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "groups.py"), *small, "--json", str(numbers)],
+        env=os.environ | {"COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "embedded encoder" in done.stdout
+    rows = json.loads(numbers.read_text())["rows"]
+    assert [row["model"] for row in rows] == ["MLP", "embedded encoder", "tiny ViT"]
+    assert all(row["difference"] < 1e-6 and min(row["off"], row["stacked"], row["auto"]) > 0 for row in rows)

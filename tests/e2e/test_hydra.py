@@ -38,6 +38,14 @@ def test_tasks_are_removed_added_and_swapped(fusion_eval, quick, tmp_path):
     assert data["mnist"] == data["optdigits"] != data["again"]
 
 
+def test_jobs_to_come_are_tried_as_a_group(fusion_eval, tmp_path):
+    settings = ["limit=9", "batch_size=1", "bootstrap=0", "references=false", "audit=false", "hydra.sweep.dir=sweep"]
+    log = "hydra.verbose=fusion_eval.engine.group"
+    done = fusion_eval("-m", *settings, log, "model=average,task_arithmetic", "model.scaling=0.2,0.4")
+    assert "3 models: " in done.stdout + done.stderr  # samples one by one: nothing but launches
+    assert {report_of(tmp_path / "sweep" / number)["status"] for number in "0123"} == {"complete"}
+
+
 def test_a_sweep_over_methods_and_scalings(fusion_eval, quick, tmp_path):
     fusion_eval("-m", *quick, "hydra.sweep.dir=sweep", "model=average,ties", "model.scaling=0.2,0.4")
     chosen = [report_of(tmp_path / "sweep" / str(job))["provenance"]["config"]["model"] for job in range(4)]

@@ -17,7 +17,7 @@ from fusion_eval.report.provenance import provenance
 from fusion_eval.report.record import References, TaskFailure, TaskResult
 from fusion_eval.report.writer import ReportWriter
 from fusion_eval.sweep_progress import SweepProgress
-from fusion_eval.sweeper import count_jobs
+from fusion_eval.sweeper import count_jobs, list_jobs
 
 
 def write_job(directory, accuracy, status="complete", objective=None):
@@ -144,4 +144,5 @@ def test_a_job_of_long_ago_is_not_read_again(tmp_path, monkeypatch):
 def test_jobs_are_counted_before_they_run(overrides, total):
     with _fresh_hydra(), initialize_config_module("fusion_eval.conf", version_base="1.3"):
         loader = GlobalHydra.instance().hydra.config_loader
-        assert count_jobs(loader.load_configuration("config", overrides, RunMode.MULTIRUN), loader) == total
+        config = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
+        assert count_jobs(config, list_jobs(config, loader)) == total

@@ -1,0 +1,100 @@
+"""Which of the models to come may be evaluated along with the one whose turn it is."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import nn
+from torchmetrics import Metric
+
+from fusion_eval.data import Samples
+from fusion_eval.engine.ahead import process_ahead
+from fusion_eval.engine.fingerprint import code_of, describe_architecture, fingerprint_weights
+from fusion_eval.engine.key import dependencies, process_key
+from fusion_eval.engine.placement import Subject
+from fusion_eval.engine.prepare import find_head
+from fusion_eval.engine.store import DiskStore, process_store
+from fusion_eval.models import MergedModel
+from fusion_eval.tasks import Task
+
+__all__ = ["Admission", "Member"]
+
+
+class Member(NamedTuple):
+    """A model to come.
+
+    Attributes:
+        model: It.
+        key: All that its result depends on.
+    """
+
+    model: nn.Module
+    key: Hashable
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Lets in the models that differ in nothing but weights, and whose result nobody knows.
+
+    Args:
+        name: Of the task.
+        task: The task.
+        metrics: Its metrics.
+        samples: The loaded data.
+        indices: Which samples are evaluated.
+        subject: The model whose turn it is, and the head.
+        fingerprints: Of its weights, the head and the data.
+        settings: What else decides the numbers.
+        store: Of results.
+        share: Whether heads that were loaded before will do.
+    """
+
+    name: str
+    task: Task
+    metrics: Mapping[str, Metric]
+    samples: Samples
+    indices: np.ndarray
+    subject: Subject
+    fingerprints: Mapping[str, str]
+    settings: dict[str, Any]
+    store: DiskStore | None
+    share: bool
+
+    def members(self, coming: Iterable[nn.Module], most: int) -> list[Member]:
+        """Those of the next `most` models that may go along."""
+        found = {key: Member(model, key) for model in itertools.islice(coming, most) if (key := self._key(model))}
+        return list(found.values())  # equal ones go along once
+
+    def _key(self, model: nn.Module) -> Hashable | None:
+        """What the result of a model depends on; None where it may not go along."""
+        ours, theirs = self.subject.backbone, Subject(model, None, "").backbone
+        if type(model) is not type(self.subject.model) or code_of(ours) != code_of(theirs):
+            return None
+        if describe_architecture(ours) != describe_architecture(theirs) or _varies(model):
+            return None
+        head = find_head(self.name, self.task, model, self.share)
+        fingerprints = {
+            **self.fingerprints,
+            "weights": fingerprint_weights(model),
+            "head": "none" if head is None else fingerprint_weights(head),
+        }
+        if fingerprints == self.fingerprints or fingerprints["head"] != self.fingerprints["head"]:
+            return None
+        parts = [part for part in (model, head) if part is not None]
+        key = process_key(fingerprints, self.task, self.metrics, self.indices, parts, self.settings)
+        if key is None or key in process_store or key in process_ahead:
+            return None
+        if self.store is not None:
+            depends_on = dependencies(fingerprints, self.task, model, head, self.samples, self.indices, self.settings)
+            if depends_on is not None and self.store.holds(depends_on):
+                return None
+        return key
+
+
+def _varies(model: nn.Module) -> bool:
+    """Whether it is another model for each task."""
+    return isinstance(model, MergedModel) and model.variants is not None
