@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric, SumMetric
+from torchmetrics import Metric
 
 from fusion_eval.data import Samples
 from fusion_eval.engine.batch_size import is_out_of_memory
@@ -22,13 +22,14 @@ from fusion_eval.engine.shard import by_length, interleave
 from fusion_eval.errors import TaskError
 from fusion_eval.tasks import Prediction, Task
 
-__all__ = ["EVALUATED", "TaskModule"]
-
-EVALUATED = "samples evaluated"
-"""Key, behind the task's name, under which the number of samples is logged."""
+__all__ = ["TaskModule"]
 
 _OUTPUTS, _TARGETS = "metric outputs", "metric targets"
 """Keys, no names of columns, under which what the metrics are given is kept."""
+
+_HELD = 2**24
+"""Bytes of outputs that wait, on the device, for an update of the metrics: one a batch may cost more than its forward.
+"""
 
 
 class TaskModule(pl.LightningModule):
@@ -66,7 +67,8 @@ class TaskModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.metrics = metrics
-        self._logged = {**metrics, EVALUATED: SumMetric().set_dtype(torch.float64)}
+        self.values: dict[str, float] = {}
+        self.evaluated = 0
         self.columns: dict[str, np.ndarray] = {}
         self.updates: tuple[np.ndarray, np.ndarray] | None = None
         self.rows: SampleRows | None = None
@@ -81,6 +83,7 @@ class TaskModule(pl.LightningModule):
         self._placement = placement
         self._keep_updates = keep_updates
         self._kept: list[dict[str, Tensor | np.ndarray]] = []
+        self._waiting: list[tuple[Tensor, Tensor]] = []
         self._error: Exception | None = None
 
     @property
@@ -99,16 +102,13 @@ class TaskModule(pl.LightningModule):
             yield
 
     def on_test_start(self) -> None:
-        """Make sure that all ranks evaluate the same thing, and let Lightning see the metrics.
-
-        It logs registered metrics only; registered before, they would have been cast to the precision of the model.
-        """
-        self._registered = nn.ModuleDict({f"metric {key}": metric for key, metric in self._logged.items()})
-        self._registered.to(self.device)
+        """Make sure that all ranks evaluate the same thing, and bring the metrics to where the model is."""
+        for metric in self.metrics.values():
+            metric.to(self.device)
         require_agreement((self._name, len(self.indices)), "the task that runs")
         if self._known is not None and self.trainer.is_global_zero:
-            columns = self._known.columns
-            self._update(*(torch.from_numpy(columns[name]).to(self.device) for name in (_OUTPUTS, _TARGETS)))
+            outputs, targets = (torch.from_numpy(self._known.columns[name]) for name in (_OUTPUTS, _TARGETS))
+            self._waiting.append((outputs.to(self.device), targets.to(self.device)))
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Check targets on the CPU."""
@@ -117,24 +117,36 @@ class TaskModule(pl.LightningModule):
                 self._task.check(batch.data, self._samples)
         return batch
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Bring what is not there yet; on a CPU, looking into each part of a batch would cost more than a small model."""
+        if device.type == "cpu" or self._feed.reader.on_device:
+            return batch
+        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Do what is left to do to the inputs on the device."""
         data = self.trainer.precision_plugin.convert_input(self._feed.reader.finish(batch.data))
         return Batch(batch.indices, self._placement.prepare(data))
 
     def test_step(self, batch: Batch) -> None:
-        """Predict, update the metrics, keep the columns: nothing here waits for the device."""
+        """Predict, keep the columns and, once enough outputs wait, update the metrics: no batch waits for the device."""
         if self._error is not None:
             return
         with self.catching():
             for prediction in self._predictions(batch):
-                self._update(prediction.outputs, prediction.targets)
                 self._keep(prediction)
+                self._waiting.append((prediction.outputs, prediction.targets))
+                if sum(outputs.nbytes for outputs, _ in self._waiting) > _HELD:
+                    self._update()
 
-    def _update(self, outputs: Tensor, targets: Tensor) -> None:
+    def _update(self) -> None:
+        """Give the metrics the outputs that wait: those of several batches at once, as no number depends on batches."""
+        outputs, targets = map(torch.cat, zip(*self._waiting, strict=True))
+        self._waiting.clear()
         for metric in self.metrics.values():
             metric.update(outputs, targets)
-        self._logged[EVALUATED].update(len(targets))
+        self.evaluated += len(targets)
 
     def _predictions(self, batch: Batch) -> Iterator[Prediction]:
         """Those of a batch, or, where it does not fit into memory, of its parts, which are read again."""
@@ -167,7 +179,10 @@ class TaskModule(pl.LightningModule):
         return None
 
     def on_test_epoch_end(self) -> None:
-        """Agree on errors, collect the columns of all ranks, and log each metric once."""
+        """Update the metrics, agree on errors, collect the columns of all ranks, and log each metric once."""
+        if self._waiting and self._error is None:
+            with self.catching():
+                self._update()
         raise_together(self._error)
         shard = {key: _joined([batch[key] for batch in self._kept]) for key in self._kept[0]}
         shards = all_ranks(shard)
@@ -184,7 +199,8 @@ class TaskModule(pl.LightningModule):
         groups = {} if self._samples.groups is None else {"group": self._samples.groups[self.indices]}
         self.columns = {"index": self.indices, **groups, **whole}
         self._kept.clear()
-        self.log_dict({f"{self._name}/{key}": metric for key, metric in self._logged.items()})
+        self.values = {name: _number(name, metric.compute()) for name, metric in self.metrics.items()}
+        self.evaluated = sum(all_ranks(self.evaluated))
 
     @contextmanager
     def catching(self) -> Iterator[None]:
@@ -209,6 +225,12 @@ class TaskModule(pl.LightningModule):
 def _joined(batches: list[Any]) -> np.ndarray:
     """The rows of all batches, on the CPU."""
     return np.concatenate(batches) if isinstance(batches[0], np.ndarray) else torch.cat(batches).cpu().numpy()
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise TaskError(f"metrics.{name}: expected one number, found {value!r:.100}")
+    return float(value)
 
 
 class _Guarded:
