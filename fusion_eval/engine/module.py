@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 
 from fusion_eval.data import Samples
@@ -118,7 +118,7 @@ class TaskModule(pl.LightningModule):
         return batch
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Bring what is not there yet; on a CPU, looking into each part of a batch would cost more than a small model."""
+        """Bring what is not there yet; on a CPU, a look at each part of a batch costs more than a small model."""
         if device.type == "cpu" or self._feed.reader.on_device:
             return batch
         moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
@@ -130,7 +130,7 @@ class TaskModule(pl.LightningModule):
         return Batch(batch.indices, self._placement.prepare(data))
 
     def test_step(self, batch: Batch) -> None:
-        """Predict, keep the columns and, once enough outputs wait, update the metrics: no batch waits for the device."""
+        """Predict, keep the columns and, once enough outputs wait, update the metrics."""
         if self._error is not None:
             return
         with self.catching():
