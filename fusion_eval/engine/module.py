@@ -14,6 +14,7 @@ from torchmetrics import Metric
 
 from fusion_eval.data import Samples
 from fusion_eval.engine.batch_size import is_out_of_memory
+from fusion_eval.engine.columns import Columns
 from fusion_eval.engine.placement import Placement, Subject
 from fusion_eval.engine.ranks import all_ranks, raise_together, require_agreement
 from fusion_eval.engine.reading import Batch, Feed
@@ -82,8 +83,8 @@ class TaskModule(pl.LightningModule):
         self._feed = feed
         self._placement = placement
         self._keep_updates = keep_updates
-        self._kept: list[dict[str, Tensor | np.ndarray]] = []
-        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._kept: Columns | None = None
+        self._waiting: Columns | None = None
         self._error: Exception | None = None
 
     @property
@@ -108,7 +109,7 @@ class TaskModule(pl.LightningModule):
         require_agreement((self._name, len(self.indices)), "the task that runs")
         if self._known is not None and self.trainer.is_global_zero:
             outputs, targets = (torch.from_numpy(self._known.columns[name]) for name in (_OUTPUTS, _TARGETS))
-            self._waiting.append((outputs.to(self.device), targets.to(self.device)))
+            self._update(outputs.to(self.device), targets.to(self.device))
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Check targets on the CPU."""
@@ -136,14 +137,30 @@ class TaskModule(pl.LightningModule):
         with self.catching():
             for prediction in self._predictions(batch):
                 self._keep(prediction)
-                self._waiting.append((prediction.outputs, prediction.targets))
-                if sum(outputs.nbytes for outputs, _ in self._waiting) > _HELD:
-                    self._update()
+                self._hold(prediction.outputs, prediction.targets)
 
-    def _update(self) -> None:
-        """Give the metrics the outputs that wait: those of several batches at once, as no number depends on batches."""
-        outputs, targets = map(torch.cat, zip(*self._waiting, strict=True))
-        self._waiting.clear()
+    def _hold(self, outputs: Tensor, targets: Tensor) -> None:
+        """Let outputs wait for those of other batches, as no number depends on batches, if there is room."""
+        if self._waiting is None:
+            rows = max(1, _HELD // max(1, outputs[:1].nbytes))
+            self._waiting = Columns(min(rows, len(self.share)))
+        if len(self._waiting) + len(outputs) > self._waiting.count:
+            self._release()
+        if len(outputs) > self._waiting.count:
+            self._update(outputs, targets)
+        else:
+            self._waiting.add({_OUTPUTS: outputs, _TARGETS: targets})
+
+    def _release(self) -> None:
+        """Update the metrics with what waits."""
+        if self._waiting is not None and len(self._waiting):
+            rows, self._waiting = (
+                self._waiting.rows(),
+                Columns(self._waiting.count),
+            )  # a metric may keep what it is given
+            self._update(rows[_OUTPUTS], rows[_TARGETS])
+
+    def _update(self, outputs: Tensor, targets: Tensor) -> None:
         for metric in self.metrics.values():
             metric.update(outputs, targets)
         self.evaluated += len(targets)
@@ -180,11 +197,12 @@ class TaskModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Update the metrics, agree on errors, collect the columns of all ranks, and log each metric once."""
-        if self._waiting and self._error is None:
+        if self._error is None:
             with self.catching():
-                self._update()
+                self._release()
         raise_together(self._error)
-        shard = {key: _joined([batch[key] for batch in self._kept]) for key in self._kept[0]}
+        assert self._kept is not None
+        shard = {key: _on_cpu(column) for key, column in self._kept.rows().items()}
         shards = all_ranks(shard)
         whole = {key: interleave([part[key] for part in shards]) for key in shard}
         rows = SampleRows(self._ordered, whole)
@@ -198,7 +216,7 @@ class TaskModule(pl.LightningModule):
             self.updates = whole.pop(_OUTPUTS), whole.pop(_TARGETS)
         groups = {} if self._samples.groups is None else {"group": self._samples.groups[self.indices]}
         self.columns = {"index": self.indices, **groups, **whole}
-        self._kept.clear()
+        self._kept = self._waiting = None
         self.values = {name: _number(name, metric.compute()) for name, metric in self.metrics.items()}
         self.evaluated = sum(all_ranks(self.evaluated))
 
@@ -213,18 +231,14 @@ class TaskModule(pl.LightningModule):
             self._error = self._error or error
 
     def _keep(self, prediction: Prediction) -> None:
-        kept = {
-            key: np.array(column, dtype=object) if isinstance(column, list) else column
-            for key, column in prediction.columns.items()
-        }
-        if self._keep_updates:
-            kept |= {_OUTPUTS: prediction.outputs, _TARGETS: prediction.targets}
-        self._kept.append(kept)
+        updates = {_OUTPUTS: prediction.outputs, _TARGETS: prediction.targets} if self._keep_updates else {}
+        if self._kept is None:
+            self._kept = Columns(len(self.share))
+        self._kept.add({**prediction.columns, **updates})
 
 
-def _joined(batches: list[Any]) -> np.ndarray:
-    """The rows of all batches, on the CPU."""
-    return np.concatenate(batches) if isinstance(batches[0], np.ndarray) else torch.cat(batches).cpu().numpy()
+def _on_cpu(column: Tensor | np.ndarray) -> np.ndarray:
+    return column if isinstance(column, np.ndarray) else column.cpu().numpy()
 
 
 def _number(name: str, value: Any) -> float:
