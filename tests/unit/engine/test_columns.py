@@ -1,19 +1,28 @@
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import pearsonr, spearmanr
 from torchmetrics import PearsonCorrCoef, SpearmanCorrCoef
 
 from fusion_eval import Runner
-from fusion_eval.data import Arrays
+from fusion_eval.data import DataSource, TensorSamples
 from fusion_eval.engine import module
 from fusion_eval.engine import runner as runner_module
 from fusion_eval.engine.columns import Columns
 from fusion_eval.engine.store import ResultStore
 from fusion_eval.tasks import Regression
+
+
+@dataclass(frozen=True)
+class Line(DataSource):
+    def load(self):
+        inputs, noise = torch.randn(101, 5, generator=torch.Generator().manual_seed(0)).split([4, 1], dim=1)
+        return TensorSamples(inputs, inputs[:, 0] + noise[:, 0])
 
 
 @settings(deadline=None, max_examples=30)
@@ -31,20 +40,15 @@ def test_the_rows_are_those_of_the_batches_joined(sizes):
 
 
 @pytest.mark.parametrize("held", [1, 40, 10**6])
-def test_metrics_that_keep_what_they_are_given_do_not_depend_on_how_much_waits(held, tmp_path, monkeypatch):
-    generator = np.random.default_rng(0)
-    inputs = generator.normal(size=(101, 4)).astype(np.float32)
-    np.savez(tmp_path / "test.npz", inputs=inputs, targets=inputs[:, 0] + generator.normal(size=101).astype(np.float32))
+def test_metrics_that_keep_what_they_are_given_do_not_depend_on_how_much_waits(held, monkeypatch):
     monkeypatch.setattr(module, "_HELD", held)
     monkeypatch.setattr(runner_module, "process_store", ResultStore())
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 1)
-    task = Regression(Arrays(str(tmp_path / "test.npz")), {"pearson": PearsonCorrCoef, "spearman": SpearmanCorrCoef})
+    task = Regression(Line(), {"pearson": PearsonCorrCoef, "spearman": SpearmanCorrCoef})
     result = Runner(batch_size=7, bootstrap=0).run("line", task, model)
+    samples = Line().load()
     with torch.inference_mode():
-        predicted = model(torch.from_numpy(inputs))[:, 0]
-    from scipy.stats import pearsonr, spearmanr
-
-    targets = np.load(tmp_path / "test.npz")["targets"]
-    assert result.metrics["pearson"] == pytest.approx(pearsonr(predicted, targets).statistic, abs=1e-5)
-    assert result.metrics["spearman"] == pytest.approx(spearmanr(predicted, targets).statistic, abs=1e-5)
+        predicted = model(samples.inputs)[:, 0]
+    assert result.metrics["pearson"] == pytest.approx(pearsonr(predicted, samples.targets).statistic, abs=1e-5)
+    assert result.metrics["spearman"] == pytest.approx(spearmanr(predicted, samples.targets).statistic, abs=1e-5)
