@@ -39,9 +39,9 @@ def install_peers(cache: Path, peers: Sequence[str] = MERGING, name: str = "peer
     cache.mkdir(parents=True, exist_ok=True)
     (cache / ".gitignore").write_text("*\n")
     venv.create(home, clear=True, with_pip=True)
-    ours = sysconfig.get_path("purelib")
+    ours = [path for path in sys.path if path.endswith("-packages")]
     theirs = Path(sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)}))
-    (theirs / "ours.pth").write_text(ours + "\n")
+    (theirs / "ours.pth").write_text("".join(f"{path}\n" for path in ours))
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     lines = _CONSTRAINTS.read_text().splitlines()
     if peers == TASK_POOL:  # it needs older versions of much of what we have

@@ -17,6 +17,9 @@ from fusion_eval.errors import DataError
 
 __all__ = ["Stamp", "digest_content", "file_identity", "stamp"]
 
+_DIGITS = 32
+"""Of a digest in hexadecimal: 128 bits."""
+
 
 def digest_content(values: Iterable[object]) -> str:
     """Digest of nested sequences and mappings of tensors, arrays, PIL images, bytes and plain values.
@@ -28,11 +31,11 @@ def digest_content(values: Iterable[object]) -> str:
         >>> digest_content(["ab"]) == digest_content(["ab"]), digest_content(["ab"]) == digest_content(["a", "b"])
         (True, False)
     """
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.sha256(usedforsecurity=False)  # processors have instructions for it: twice as fast as others
     for value in values:
         for part in _parts(value):
             digest.update(part)
-    return digest.hexdigest()
+    return digest.hexdigest()[:_DIGITS]
 
 
 class Stamp(NamedTuple):
@@ -84,7 +87,7 @@ def _below(directory: Path | str, above: set[int]) -> Iterator[tuple[str, os.sta
                     yield from _below(entry.path, above | {inode})
 
 
-def _parts(value: Any) -> Iterator[bytes]:
+def _parts(value: Any) -> Iterator[bytes | memoryview]:
     """Bytes of a value, each variable length announced before it, so that no two values give the same ones."""
     if isinstance(value, Mapping):
         yield f"mapping {len(value)} ".encode()
@@ -94,7 +97,7 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield from (part for item in value for part in _parts(item))
     elif isinstance(value, Tensor):
         yield f"{value.dtype} {tuple(value.shape)} ".encode()
-        yield value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        yield value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
     elif isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufcSU":
         yield f"{value.dtype.str} {value.shape} ".encode()
         yield value.tobytes()

@@ -31,8 +31,12 @@ _TIMED = 2
 _FASTER = 0.97
 """Part of the time a sample that a larger batch has to come down to; less is noise, and costs memory."""
 
-_PATIENCE = 2
+_PATIENCE, _PATIENCE_ON_CPU = 2, 1
 """Sizes in a row that are not faster, after which the search ends."""
+
+_SEEN, _SEEN_ON_CPU = 0, 16
+"""Times a size is tried for how many samples have gone through the model before. On a CPU larger is often slower: this
+bounds what the search costs to about a hundredth, however few samples there are. On a GPU it seldom is."""
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 """What torch's allocators and CUDA's libraries say."""
@@ -44,7 +48,7 @@ class BatchSize:
     """The size of the next batch of one model on one device.
 
     The fastest size is searched on the batches of the evaluation itself, so that no forward is in vain: sizes double
-    until two in a row are not faster than the best one. It goes on from task to task until it is found.
+    until they are not faster than the best one any more. It goes on from task to task until it is found.
 
     Args:
         asked: Samples a batch; None: what is fastest.
@@ -64,6 +68,10 @@ class BatchSize:
         self.limit: float = math.inf
         self._device = device
         self._memory = memory
+        on_cpu = device.type == "cpu"
+        self._patience = _PATIENCE_ON_CPU if on_cpu else _PATIENCE
+        self._worth = _SEEN_ON_CPU if on_cpu else _SEEN
+        self._seen = 0
         self._costs: dict[int, list[float]] = {}
 
     @contextmanager
@@ -83,6 +91,7 @@ class BatchSize:
         self._wait()
         costs = self._costs.setdefault(samples, [])
         costs.append((time.perf_counter() - started) / _numbers_in(data))
+        self._seen += samples
         if len(costs) > _TIMED:
             self._choose_next()
 
@@ -96,8 +105,9 @@ class BatchSize:
 
     def _choose_next(self) -> None:
         best = self._fastest(self._costs)
-        if self.size < _LARGEST and sum(size > best for size in self._costs) < _PATIENCE:
-            self.size *= 2
+        if self.size < _LARGEST and sum(size > best for size in self._costs) < self._patience:
+            if self._seen >= self._worth * 2 * self.size:
+                self.size *= 2
             return
         self.size, self.settled = best, True
         if self._memory is not None:
@@ -107,7 +117,7 @@ class BatchSize:
     def _fastest(self, costs: dict[int, list[float]]) -> int:
         best, *larger = sorted(costs)
         for size in larger:
-            if min(costs[size][1:]) < _FASTER * min(costs[best][1:]):
+            if min(costs[size][-_TIMED:]) < _FASTER * min(costs[best][-_TIMED:]):
                 best = size
         return best
 

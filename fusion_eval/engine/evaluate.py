@@ -12,7 +12,7 @@ import torch
 from torchmetrics import Metric
 
 from fusion_eval.engine.estimate import estimate_metrics
-from fusion_eval.engine.module import EVALUATED, TaskModule
+from fusion_eval.engine.module import TaskModule
 from fusion_eval.errors import TaskError
 from fusion_eval.report import TaskResult
 from fusion_eval.tasks import Task
@@ -37,14 +37,15 @@ def evaluate(
         FusionEvalError: the data, the model's output or a metric is not what it should be.
     """
     started = time.perf_counter()
-    with _seeded(seed), module.placed(trainer):
-        [logged] = trainer.test(module, verbose=False)
-    values = {key.rpartition("/")[2]: float(value) for key, value in logged.items()}
+    with _seeded(seed, trainer.strategy.root_device), module.placed(trainer):
+        trainer.test(module, verbose=False)
     count = len(module.indices)
-    if values.pop(EVALUATED) != count:
+    if module.evaluated != count:
         raise TaskError(f"{count} samples should have been evaluated exactly once, Lightning ran others")
     resamples = bootstrap if trainer.is_global_zero else 0  # one rank reports
-    metrics, errors = estimate_metrics(task, module.metrics, values, module.columns, module.updates, resamples, seed)
+    metrics, errors = estimate_metrics(
+        task, module.metrics, module.values, module.columns, module.updates, resamples, seed
+    )
     primary = next((name for name, metric in module.metrics.items() if _more_is_better(metric)), task.primary)
     return TaskResult(
         metrics=metrics,
@@ -65,7 +66,10 @@ def _more_is_better(metric: Metric) -> bool:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        if device.type == "cpu":  # `torch.manual_seed` would leave word for CUDA, with a stack trace
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         yield

@@ -8,17 +8,24 @@ import json
 import weakref
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from fusion_eval.cpus import usable_cpus
 from fusion_eval.data.digest import digest_content
 
 __all__ = ["code_of", "describe_architecture", "fingerprint_config", "fingerprint_weights", "remember_digest"]
 
 _digests: weakref.WeakKeyDictionary[Any, tuple[dict[str, Any], str]] = weakref.WeakKeyDictionary()
 """Object to the fast hashes of its tensors and the digest of them."""
+
+_MUCH = 2**24
+"""Bytes from which on threads are worth their start."""
+
+T = TypeVar("T")
 
 _NO_BEHAVIOUR = {"training", "_parameters", "_buffers", "_modules"}
 """Attributes of every module that are fingerprinted as weights, are modules of their own, or do not last."""
@@ -37,9 +44,16 @@ def describe_architecture(module: nn.Module) -> str:
         >>> describe_architecture(first) == describe_architecture(second)
         False
     """
+    texts: dict[int, str] = {}  # a config may be an attribute of every part
+
+    def text(value: object) -> str:
+        if id(value) not in texts:
+            texts[id(value)] = repr(value)
+        return texts[id(value)]
+
     return repr(
         [
-            (name, type(part), {key: value for key, value in vars(part).items() if key not in _NO_BEHAVIOUR})
+            (name, type(part), {key: text(value) for key, value in vars(part).items() if key not in _NO_BEHAVIOUR})
             for name, part in module.named_modules()
         ]
     )
@@ -74,7 +88,7 @@ def fingerprint_weights(module: nn.Module) -> str:
     """
     parameters, buffers = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
     tensors: dict[str, Tensor] = {**dict(parameters), **dict(buffers)}
-    return remember_digest(module, tensors, lambda: digest_content([(name, tensors[name]) for name in sorted(tensors)]))
+    return remember_digest(module, tensors, lambda: digest_content(sorted(_of_each(_digest, tensors).items())))
 
 
 def remember_digest(owner: object, tensors: Mapping[str, Tensor], digest: Callable[[], str]) -> str:
@@ -88,11 +102,23 @@ def remember_digest(owner: object, tensors: Mapping[str, Tensor], digest: Callab
         tensors: Name to tensor.
         digest: Computes the digest of them.
     """
-    hashes = {name: (str(tensor.dtype), tuple(tensor.shape), _hash(tensor)) for name, tensor in tensors.items()}
+    hashes = _of_each(lambda tensor: (str(tensor.dtype), tuple(tensor.shape), _hash(tensor)), tensors)
     known = _digests.get(owner)
     if known is None or known[0] != hashes:
         known = _digests[owner] = hashes, digest()
     return known[1]
+
+
+def _of_each(function: Callable[[Tensor], T], tensors: Mapping[str, Tensor]) -> dict[str, T]:
+    """What a function makes of each tensor; in threads, as hashing lets go of the interpreter, where there is much."""
+    if sum(tensor.nbytes for tensor in tensors.values()) < _MUCH:
+        return {name: function(tensor) for name, tensor in tensors.items()}
+    with ThreadPoolExecutor(usable_cpus()) as threads:
+        return dict(zip(tensors, threads.map(function, tensors.values()), strict=True))
+
+
+def _digest(tensor: Tensor) -> str:
+    return digest_content([tensor])
 
 
 def _hash(tensor: Tensor) -> int:

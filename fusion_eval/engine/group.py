@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from fusion_eval.data import Samples
 from fusion_eval.engine.ahead import RowsAhead
 from fusion_eval.engine.members import Member
-from fusion_eval.engine.module import kept_columns
+from fusion_eval.engine.module import columns_to_keep
 from fusion_eval.engine.placement import Placement, Subject
 from fusion_eval.engine.reading import Batch
 from fusion_eval.engine.sample_memory import SampleRows
@@ -160,7 +160,7 @@ class GroupPass:
         if not self._members or self._total < 2:
             return
         indices = np.concatenate(self._indices)[:-1]
-        batches = [kept_columns(prediction, updates=True) for prediction in self._kept]
+        batches = [columns_to_keep(prediction, updates=True) for prediction in self._kept]
         models = len(self._members) + 1
         columns = {name: _of_all(models, [batch[name] for batch in batches]) for name in batches[0]}
         for number, member in enumerate(self._members, start=1):
@@ -247,8 +247,8 @@ class GroupPass:
 
 def _of_all(models: int, batches: Sequence[Any]) -> np.ndarray:
     """A column of all models, on the CPU: shape `(models, n, ...)`. Texts are the same for all."""
-    if isinstance(batches[0], np.ndarray):
-        texts = np.concatenate(batches)
+    if isinstance(batches[0], list):
+        texts = np.array([text for batch in batches for text in batch], dtype=object)
         return np.broadcast_to(texts, (models, *texts.shape))
     column: np.ndarray = torch.cat(list(batches), dim=1).cpu().numpy()
     return column

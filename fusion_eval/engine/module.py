@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map
-from torchmetrics import Metric, SumMetric
+from torchmetrics import Metric
 
 from fusion_eval.data import Samples
 from fusion_eval.engine.batch_size import is_out_of_memory
+from fusion_eval.engine.columns import Columns
 from fusion_eval.engine.placement import Placement, Subject
 from fusion_eval.engine.ranks import all_ranks, raise_together, require_agreement
 from fusion_eval.engine.reading import Batch, Feed
@@ -26,13 +27,14 @@ from fusion_eval.tasks import Prediction, Task
 if TYPE_CHECKING:
     from fusion_eval.engine.group import GroupPass
 
-__all__ = ["EVALUATED", "TaskModule", "kept_columns"]
-
-EVALUATED = "samples evaluated"
-"""Key, behind the task's name, under which the number of samples is logged."""
+__all__ = ["TaskModule", "columns_to_keep"]
 
 _OUTPUTS, _TARGETS = "metric outputs", "metric targets"
 """Keys, no names of columns, under which what the metrics are given is kept."""
+
+_HELD = 2**24
+"""Bytes of outputs that wait, on the device, for an update of the metrics: one a batch may cost more than its forward.
+"""
 
 
 class TaskModule(pl.LightningModule):
@@ -72,7 +74,8 @@ class TaskModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.metrics = metrics
-        self._logged = {**metrics, EVALUATED: SumMetric().set_dtype(torch.float64)}
+        self.values: dict[str, float] = {}
+        self.evaluated = 0
         self.columns: dict[str, np.ndarray] = {}
         self.updates: tuple[np.ndarray, np.ndarray] | None = None
         self.rows: SampleRows | None = None
@@ -87,7 +90,8 @@ class TaskModule(pl.LightningModule):
         self._placement = placement
         self._keep_updates = keep_updates
         self._group = group
-        self._kept: list[dict[str, Tensor | np.ndarray]] = []
+        self._kept: Columns | None = None
+        self._waiting: Columns | None = None
         self._error: Exception | None = None
 
     @property
@@ -106,16 +110,13 @@ class TaskModule(pl.LightningModule):
             yield
 
     def on_test_start(self) -> None:
-        """Make sure that all ranks evaluate the same thing, and let Lightning see the metrics.
-
-        It logs registered metrics only; registered before, they would have been cast to the precision of the model.
-        """
-        self._registered = nn.ModuleDict({f"metric {key}": metric for key, metric in self._logged.items()})
-        self._registered.to(self.device)
+        """Make sure that all ranks evaluate the same thing, and bring the metrics to where the model is."""
+        for metric in self.metrics.values():
+            metric.to(self.device)
         require_agreement((self._name, len(self.indices)), "the task that runs")
         if self._known is not None and self.trainer.is_global_zero:
-            columns = self._known.columns
-            self._update(*(torch.from_numpy(columns[name]).to(self.device) for name in (_OUTPUTS, _TARGETS)))
+            outputs, targets = (torch.from_numpy(self._known.columns[name]) for name in (_OUTPUTS, _TARGETS))
+            self._update(outputs.to(self.device), targets.to(self.device))
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Check targets on the CPU."""
@@ -124,6 +125,13 @@ class TaskModule(pl.LightningModule):
                 self._task.check(batch.data, self._samples)
         return batch
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Bring what is not there yet; on a CPU, a look at each part of a batch costs more than a small model."""
+        if device.type == "cpu" or self._feed.reader.on_device:
+            return batch
+        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Do what is left to do to the inputs on the device: targets keep their precision."""
         inputs, targets = self._feed.reader.finish(batch.data)
@@ -131,18 +139,37 @@ class TaskModule(pl.LightningModule):
         return Batch(batch.indices, (self._placement.prepare(inputs), targets))
 
     def test_step(self, batch: Batch) -> None:
-        """Predict, update the metrics, keep the columns: nothing here waits for the device."""
+        """Predict, keep the columns and, once enough outputs wait, update the metrics."""
         if self._error is not None:
             return
         with self.catching():
             for prediction in self._predictions(batch):
-                self._update(prediction.outputs, prediction.targets)
                 self._keep(prediction)
+                self._hold(prediction.outputs, prediction.targets)
+
+    def _hold(self, outputs: Tensor, targets: Tensor) -> None:
+        """Let outputs wait for those of other batches, as no number depends on batches, if there is room."""
+        if self._waiting is None:
+            rows = max(1, _HELD // max(1, outputs[:1].nbytes))
+            self._waiting = Columns(min(rows, len(self.share)))
+        if len(self._waiting) + len(outputs) > self._waiting.count:
+            self._release()
+        if len(outputs) > self._waiting.count:
+            self._update(outputs, targets)
+        else:
+            self._waiting.add({_OUTPUTS: outputs, _TARGETS: targets})
+
+    def _release(self) -> None:
+        """Update the metrics with what waits."""
+        if self._waiting is not None and len(self._waiting):
+            rows = self._waiting.rows()
+            self._waiting = Columns(self._waiting.count)  # a metric may keep what it is given
+            self._update(rows[_OUTPUTS], rows[_TARGETS])
 
     def _update(self, outputs: Tensor, targets: Tensor) -> None:
         for metric in self.metrics.values():
             metric.update(outputs, targets)
-        self._logged[EVALUATED].update(len(targets))
+        self.evaluated += len(targets)
 
     def _predictions(self, batch: Batch) -> Iterator[Prediction]:
         """Those of a batch, or, where it does not fit into memory, of its parts, which are read again."""
@@ -177,9 +204,13 @@ class TaskModule(pl.LightningModule):
         return None
 
     def on_test_epoch_end(self) -> None:
-        """Agree on errors, collect the columns of all ranks, and log each metric once."""
+        """Update the metrics, agree on errors, collect the columns of all ranks, and log each metric once."""
+        if self._error is None:
+            with self.catching():
+                self._release()
         raise_together(self._error)
-        shard = {key: _joined([batch[key] for batch in self._kept]) for key in self._kept[0]}
+        assert self._kept is not None
+        shard = {key: _on_cpu(column) for key, column in self._kept.rows().items()}
         shards = all_ranks(shard)
         whole = {key: interleave([part[key] for part in shards]) for key in shard}
         rows = SampleRows(self._ordered, whole)
@@ -193,8 +224,10 @@ class TaskModule(pl.LightningModule):
             self.updates = whole.pop(_OUTPUTS), whole.pop(_TARGETS)
         groups = {} if self._samples.groups is None else {"group": self._samples.groups[self.indices]}
         self.columns = {"index": self.indices, **groups, **whole}
-        self._kept.clear()
-        self.log_dict({f"{self._name}/{key}": metric for key, metric in self._logged.items()})
+        self._kept = self._waiting = None
+        self.values = {name: _number(name, metric.compute()) for name, metric in self.metrics.items()}
+        self.evaluated = sum(all_ranks(self.evaluated))
+        self.log_dict({f"{self._name}/{name}": value for name, value in self.values.items()})
 
     @contextmanager
     def catching(self) -> Iterator[None]:
@@ -207,21 +240,25 @@ class TaskModule(pl.LightningModule):
             self._error = self._error or error
 
     def _keep(self, prediction: Prediction) -> None:
-        self._kept.append(kept_columns(prediction, self._keep_updates))
+        if self._kept is None:
+            self._kept = Columns(len(self.share))
+        self._kept.add(columns_to_keep(prediction, self._keep_updates))
 
 
-def kept_columns(prediction: Prediction, updates: bool) -> dict[str, Tensor | np.ndarray]:
+def columns_to_keep(prediction: Prediction, updates: bool) -> dict[str, Tensor | list[str]]:
     """What is kept of each sample of a batch: the columns, and, if `updates`, what the metrics are given."""
-    kept = {
-        key: np.array(column, dtype=object) if isinstance(column, list) else column
-        for key, column in prediction.columns.items()
-    }
-    return kept | ({_OUTPUTS: prediction.outputs, _TARGETS: prediction.targets} if updates else {})
+    given = {_OUTPUTS: prediction.outputs, _TARGETS: prediction.targets} if updates else {}
+    return {**prediction.columns, **given}
 
 
-def _joined(batches: list[Any]) -> np.ndarray:
-    """The rows of all batches, on the CPU."""
-    return np.concatenate(batches) if isinstance(batches[0], np.ndarray) else torch.cat(batches).cpu().numpy()
+def _on_cpu(column: Tensor | np.ndarray) -> np.ndarray:
+    return column if isinstance(column, np.ndarray) else column.cpu().numpy()
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise TaskError(f"metrics.{name}: expected one number, found {value!r:.100}")
+    return float(value)
 
 
 class _Guarded:

@@ -19,7 +19,7 @@ from fusion_eval.models import MergedModel
 
 __all__ = ["Placement", "Subject"]
 
-_copied: dict[str, tuple[weakref.ref[nn.Module], str, nn.Module]] = {}
+_copied: dict[torch.dtype, tuple[weakref.ref[nn.Module], str, nn.Module]] = {}
 """By precision the model that was copied last, its version then, and the copy."""
 
 
@@ -62,7 +62,7 @@ class Placement:
         """
         precision = trainer.precision_plugin
         if isinstance(precision, (HalfPrecision, DoublePrecision)):  # they cast in place
-            subject = _copy(subject, str(trainer.precision))
+            subject = _copy(subject, precision.convert_input(torch.empty(0)).dtype)
         model, head, _ = subject
         parts = nn.ModuleList([model] if head is None else [model, head])
         modes = {part: part.training for part in parts.modules()}
@@ -121,10 +121,20 @@ def _to_channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
-def _copy(subject: Subject, precision: str) -> Subject:
-    """A copy that may be cast; the model is copied once for all tasks."""
-    known = _copied.get(precision)
+def _copy(subject: Subject, dtype: torch.dtype) -> Subject:
+    """A copy in another precision; the model is copied once for all tasks."""
+    known = _copied.get(dtype)
     if known is None or known[0]() is not subject.model or known[1] != subject.version:
-        _copied.pop(precision, None)  # before there are two copies
-        known = _copied[precision] = weakref.ref(subject.model), subject.version, copy.deepcopy(subject.model)
-    return Subject(known[2], copy.deepcopy(subject.head), subject.version)
+        _copied.pop(dtype, None)  # before there are two copies
+        known = _copied[dtype] = weakref.ref(subject.model), subject.version, _cast(subject.model, dtype)
+    return Subject(known[2], None if subject.head is None else _cast(subject.head, dtype), subject.version)
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy whose floating-point weights are cast as they are copied: there never is a copy in the old precision."""
+    cast: dict[int, Tensor] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point() and type(tensor) in (Tensor, nn.Parameter):
+            data = tensor.detach().to(dtype, copy=True)
+            cast[id(tensor)] = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+    return copy.deepcopy(module, cast)

@@ -67,8 +67,8 @@ def nothing_known(monkeypatch):
 def search(monkeypatch):
     """Lets batches take what `costs` says a sample takes at each size; returns the size found and those tried."""
 
-    def run(costs, memory=None):
-        now, tried, size = [0.0], [], BatchSize(None, CPU, memory)
+    def run(costs, memory=None, device=CPU):
+        now, tried, size = [0.0], [], BatchSize(None, device, memory)
         monkeypatch.setattr(batch_size, "time", SimpleNamespace(perf_counter=lambda: now[0]))
         while not size.settled:
             tried.append(size.size)
@@ -84,7 +84,7 @@ def search(monkeypatch):
     [
         (lambda size, turn: 1 + size / 64, 16),  # ViT-B/32 on a CPU
         (lambda size, turn: 1 + 100 / size, 2048),  # launches rule, up to where they do not matter any more
-        (lambda size, turn: 1 if size == 64 else 2, 64),
+        (lambda size, turn: 1 + abs(size - 64), 64),
         (lambda size, turn: 1.0, 16),
         (lambda size, turn: 1 - 0.01 * (size > 16), 16),  # noise
     ],
@@ -95,7 +95,22 @@ def test_the_fastest_size_is_found(search, costs, best):
 
 
 def test_the_first_batch_of_a_size_does_not_count(search):
-    assert search(lambda size, turn: 1 + size / 64 + 1000 * (turn % 3 == 1))[0] == 16
+    tried = set()
+    assert search(lambda size, turn: 1 + 100 / size + 1000 * (size not in tried and not tried.add(size)))[0] == 2048
+
+
+def test_on_a_cpu_a_slower_size_costs_a_hundredth_of_what_ran_before(search):
+    _, tried = search(lambda size, turn: 1 + size / 160)  # 32 takes 1.1 times as long as 16
+    larger = [size for size in tried if size > 16]
+    assert larger == [32] * 3
+    assert 0.1 * sum(larger) / sum(tried) < 0.02
+
+
+def test_a_gpu_tries_larger_sizes_at_once_and_passes_over_one_that_is_slower(search, monkeypatch):
+    monkeypatch.setattr(BatchSize, "_wait", lambda size: None)
+    cuda = torch.device("cuda")
+    best, tried = search(lambda size, turn: {64: 2, 128: 3, 256: 1}.get(size, 2), device=cuda)
+    assert (best, tried) == (256, [64] * 3 + [128] * 3 + [256] * 3 + [512] * 3 + [1024] * 3)
 
 
 def test_samples_of_different_length_are_compared_by_their_length():
@@ -110,7 +125,7 @@ def test_samples_of_different_length_are_compared_by_their_length():
 
 def test_what_was_found_is_remembered(search, tmp_path):
     memory = tmp_path / "sizes" / "vit.json"
-    assert search(lambda size, turn: 1 + size / 64, memory) == (16, [16] * 3 + [32] * 3 + [64] * 3)
+    assert search(lambda size, turn: 1 + size / 64, memory) == (16, [16] * 32 + [32] * 3)
     assert BatchSize(None, CPU, memory).settled
     for damaged in ("", "[]", '{"batch_size": "x"}', '{"batch_size": -1}', "\x00"):
         memory.write_text(damaged)
@@ -123,11 +138,15 @@ def test_the_search_runs_on_the_samples_of_the_evaluation_and_goes_on_in_the_nex
     runner.run("small", small, model)
     assert model.seen == [16, 4]
     runner.run("clouds", TASK, model)
-    assert model.seen[2:6] == [16, 16, 16, 32]  # the third of 16 had been read ahead
-    assert sum(model.seen[2:]) == 300
+    assert model.seen[2:] == [16] * 18 + [12]
+    runner_module.process_store._results.clear()
+    model.seen.clear()
+    runner.run("clouds", TASK, model)
+    assert model.seen[:15] == [16] * 14 + [32]  # the last of 16 had been read ahead
+    assert sum(model.seen) == 300
     model.seen.clear()
     runner.run("clouds", TASK, Greedy(10**5))  # another attribute: another architecture, of which nothing is known
-    assert model.seen[:5] == [16, 16, 16, 16, 32]
+    assert model.seen == [16] * 18 + [12]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +160,8 @@ def test_the_search_runs_on_the_samples_of_the_evaluation_and_goes_on_in_the_nex
     ids=["MemoryError", "CUDA", "CPU", "cuBLAS"],
 )
 @pytest.mark.parametrize("batch_size", [128, "auto"])
-def test_what_does_not_fit_is_halved_and_every_sample_is_evaluated_once(error, batch_size, caplog):
+def test_what_does_not_fit_is_halved_and_every_sample_is_evaluated_once(error, batch_size, caplog, monkeypatch):
+    monkeypatch.setattr("fusion_eval.engine.batch_size._SEEN_ON_CPU", 0)  # larger sizes are tried at once
     model, roomy = Greedy(20, error), Greedy(10**6)
     result = Runner(batch_size=batch_size).run("clouds", TASK, model)
     seen = list(model.seen)
