@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -45,8 +46,7 @@ def _job(cfg: DictConfig) -> float | None:
     try:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             require_maximising(HydraConfig.get().sweeper)
-            _share(cfg.memory_gb)
-            return run_or_record(evaluate, on_selection_split(cfg), directory)
+            return run_or_record(partial(evaluate, sweep=True), on_selection_split(cfg), directory)
         if cfg.select_on is not None:
             raise ConfigError(f"select_on={cfg.select_on} chooses among the jobs of a sweep: add -m, or say split=...")
         if cfg.racing.get("_target_") is not None:
@@ -54,10 +54,3 @@ def _job(cfg: DictConfig) -> float | None:
         return evaluate(cfg, directory)
     except FusionEvalError as error:
         raise CompactHydraException(f"fusion-eval: error: {error}") from error
-
-
-def _share(gigabytes: float | None) -> None:
-    """Let the jobs of this process keep what they have in common."""
-    from fusion_eval.merging.memory import process_memory
-
-    process_memory.limit = int((gigabytes or 0) * 1e9)

@@ -14,13 +14,13 @@ from fusion_eval.config import build, to_config
 from fusion_eval.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fusion_eval.data.digest import Stamp
+    from fusion_eval.stamps import Stamp
     from fusion_eval.engine import Runner
     from fusion_eval.models import ModelPool
     from fusion_eval.report import References, Report
     from fusion_eval.taskpool import LMEvalTaskPool, TaskPool
 
-__all__ = ["build_once", "references_once"]
+__all__ = ["build_once", "named_files", "references_once", "strings"]
 
 _built: dict[str, tuple[str, Any]] = {}
 """Place in the config to what stood there last, and what it described."""
@@ -60,13 +60,13 @@ def references_once(pool: TaskPool | LMEvalTaskPool, models: ModelPool, runner: 
         runner: As for `evaluate_references`.
         report: Of the merged model: which tasks, and which data.
     """
-    from fusion_eval.data.digest import stamp
+    from fusion_eval.stamps import stamp
     from fusion_eval.taskpool import evaluate_references
 
     data = {name: result.fingerprints.get("data") for name, result in report.results.items()}
     try:
         described = [to_config(value) for value in (pool, models, runner, data)]
-        before = stamp(_files(models, described[1]))
+        before = stamp(named_files(models, described[1]))
     except (ConfigError, OSError):  # a lambda, a logger; a checkpoint that is missing, or on a hub
         return evaluate_references(pool, models, runner, tasks=report)
     key = json.dumps(described, sort_keys=True)
@@ -79,10 +79,15 @@ def references_once(pool: TaskPool | LMEvalTaskPool, models: ModelPool, runner: 
     return _references[key][1]
 
 
-def _files(models: ModelPool, config: Any) -> list[Path]:
-    """Of all checkpoints, and whatever else the config of the pool names."""
+def named_files(models: ModelPool, config: Any) -> list[Path]:
+    """The files of all checkpoints, and whatever else a config names.
+
+    Args:
+        models: Base and experts.
+        config: Plain values, as `to_config` returns them.
+    """
     checkpoints = [_path(text) for text in (models.base, *models.experts.values())]
-    return [*checkpoints, *(path for text in _strings(config) if text and (path := _path(text)).exists())]  # "" is "."
+    return [*checkpoints, *(path for text in strings(config) if text and (path := _path(text)).exists())]  # "" is "."
 
 
 def _path(text: str) -> Path:
@@ -95,8 +100,9 @@ def _path(text: str) -> Path:
         return Path(text)
 
 
-def _strings(config: Any) -> Iterator[str]:
+def strings(config: Any) -> Iterator[str]:
+    """Every string among the values of plain mappings and lists."""
     if isinstance(config, str):
         yield config
     for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
-        yield from _strings(value)
+        yield from strings(value)
