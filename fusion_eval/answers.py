@@ -1,8 +1,8 @@
 """What a whole job came to, by its config: the same one again builds no model, merges nothing and loads no torch.
 
-The result store knows results by their content, for which there must be a model. Here it is noted which of them a config
-led to. That holds for as long as all else is the same: this package, the packages that are installed, and every file
-that was read, as the file system tells. Where anything is not, or cannot be told, the job runs as usual.
+The result store knows results by content, for which there must be a model. Here it is noted which of them a config led
+to. That holds for as long as all else is the same: this package, the packages that are installed, and every file that
+was read, as the file system tells. Where anything is not, or cannot be told, the job runs as usual.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fusion_eval.config import recorded, to_config
 from fusion_eval.engine.config_digest import fingerprint_config
+from fusion_eval.engine.note_file import Note, note_path, read_note, write_note
 from fusion_eval.errors import DataError, FusionEvalError
 from fusion_eval.reuse import named_files, strings
 from fusion_eval.stamps import SETTLED, stamp
@@ -35,7 +36,17 @@ __all__ = ["Answer", "answer_path", "recall", "remember"]
 
 _STARTED = time.time()
 
-_NO_MATTER = ("batch_size", "data", "memory_gb", "num_workers", "objective", "progress", "runner", "selected_on", "store")
+_NO_MATTER = (
+    "batch_size",
+    "data",
+    "memory_gb",
+    "num_workers",
+    "objective",
+    "progress",
+    "runner",
+    "selected_on",
+    "store",
+)
 """Root keys that no result depends on, or that repeat others."""
 
 _PURE = re.compile(r"fusion_eval\.merging\.\w+|fusion_eval\.models\.Checkpoint")
@@ -74,7 +85,7 @@ def answer_path(store: Path, config: Mapping[str, Any]) -> Path:
         config: As the report records it.
     """
     key = fingerprint_config({key: value for key, value in config.items() if key not in _NO_MATTER}, _surroundings())
-    return store / key[:2] / f"{key}.json"
+    return note_path(store, key)
 
 
 def recall(cfg: DictConfig) -> Answer | None:
@@ -87,35 +98,46 @@ def recall(cfg: DictConfig) -> Answer | None:
     if store is None or _is_one_of_several():
         return None
 
-    from fusion_eval.engine.record_file import DamagedRecordError, read_record, record_path
+    from fusion_eval.engine.record_file import DamagedRecordError
     from fusion_eval.report import References
-    from fusion_eval.report.seal import open_sealed
-
-    def read(key: str) -> TaskResult:
-        path = record_path(store, key)
-        result = read_record(path).result
-        os.utime(path)  # when it was last of use
-        return result
 
     try:
         config = recorded(cfg)
         path = answer_path(store, config)
-        noted = open_sealed(path)
-        if stamp(map(Path, noted["files"])).text != noted["stamp"]:
+        note = read_note(path)
+        if not note.holds():
             return None
-        os.utime(path)
-        results = {task: read(key) for task, key in noted["results"].items()}
-        known = {key: _references.get(key) or read(key) for key in {*noted["base"].values(), *noted["experts"].values()}}
-    except (OSError, TypeError, DataError, DamagedRecordError, OmegaConfBaseException):  # what is wrong the job will tell
+        os.utime(path)  # when it was last of use
+        results = {task: _read(store, key) for task, key in note.results.items()}
+        references = {*note.base.values(), *note.experts.values()}
+        known = {key: _references.get(key) or _read(store, key) for key in references}
+    except (
+        OSError,
+        TypeError,
+        DataError,
+        DamagedRecordError,
+        OmegaConfBaseException,
+    ):  # what is wrong the job will tell
         return None
     _references.clear()
     _references.update(known)
-    base, experts = ({task: known[key] for task, key in noted[role].items()} for role in ("base", "experts"))
-    findings = tuple((severity, message) for severity, message in noted["findings"])
-    return Answer(config, results, References(base, experts), findings, noted["merge"])
+    base, experts = ({task: known[key] for task, key in role.items()} for role in (note.base, note.experts))
+    findings = tuple((severity, message) for severity, message in note.findings)
+    return Answer(config, results, References(base, experts), findings, dict(note.merge))
 
 
-def remember(answer: Answer, cfg: DictConfig, pool: Any, models: Any, method: Any, runner: Runner, since: float) -> None:
+def _read(store: Path, key: str) -> TaskResult:
+    from fusion_eval.engine.record_file import read_record, record_path
+
+    path = record_path(store, key)
+    result = read_record(path).result
+    os.utime(path)
+    return result
+
+
+def remember(
+    answer: Answer, cfg: DictConfig, pool: Any, models: Any, method: Any, runner: Runner, since: float
+) -> None:
     """Note what a job came to, if it is known what that depends on: no data behind a merge, nothing from a hub.
 
     No trouble with that costs the run anything.
@@ -130,31 +152,22 @@ def remember(answer: Answer, cfg: DictConfig, pool: Any, models: Any, method: An
         since: When the job began, in seconds since 1970: what was changed later may not be what it read.
     """
     from fusion_eval.engine.store import stored_key
-    from fusion_eval.report.atomic import atomic_file
-    from fusion_eval.report.seal import seal
 
     store = _store(cfg)
     if store is None or runner.processes > 1 or runner.loggers or runner.resident == "off":
         return
-    roles = {"results": answer.results, "base": answer.references.base, "experts": answer.references.experts}
-    keys = {role: {task: stored_key(result) for task, result in found.items()} for role, found in roles.items()}
-    if any(key is None for named in keys.values() for key in named.values()):
+    found = (answer.results, answer.references.base, answer.references.experts)
+    roles = [{task: key for task, result in role.items() if (key := stored_key(result))} for role in found]
+    if list(map(len, roles)) != list(map(len, found)):
         return
     with suppress(FusionEvalError, OSError, TypeError):
-        files = _files(pool, models, method)
-        code = _code()
+        files, code = _files(pool, models, method), _code()
         if files is None or stamp(files).changed_at > since - SETTLED or stamp(code).changed_at > _STARTED:
             return
-        everything = sorted({str(path.absolute()) for path in (*files, *code)})
-        document = {
-            "files": everything,
-            "stamp": stamp(map(Path, everything)).text,
-            **keys,
-            "findings": answer.findings,
-            "merge": answer.merge,
-        }
-        with atomic_file(answer_path(store, answer.config)) as file:
-            file.write(seal(document))
+        named = sorted({path.absolute() for path in (*files, *code)})
+        results, base, experts = roles
+        note = Note(tuple(map(str, named)), stamp(named).text, results, base, experts, answer.findings, answer.merge)
+        write_note(answer_path(store, answer.config), note)
 
 
 def _store(cfg: DictConfig) -> Path | None:
@@ -221,12 +234,14 @@ def _targets(config: Any) -> Iterator[str]:
 
 def _code() -> list[Path]:
     """The source files that this process runs, but for this package's and those of installed ones."""
+    specs = [getattr(module, "__spec__", None) for module in list(sys.modules.values())]
+    found = {spec.origin for spec in specs if spec is not None and spec.has_location and not _is_versioned(spec.origin)}
+    return list(map(Path, found))
+
+
+@functools.cache
+def _is_versioned(file: str) -> bool:
+    """Whether a source file belongs to this package or to an installed one."""
     from fusion_eval.engine.code import is_installed
 
-    specs = [getattr(module, "__spec__", None) for module in list(sys.modules.values())]
-    found = {
-        Path(spec.origin)
-        for spec in specs
-        if spec is not None and spec.has_location and spec.name.partition(".")[0] != "fusion_eval"
-    }
-    return [path for path in found if not is_installed(path)]
+    return Path(file).is_relative_to(Path(__file__).parent) or is_installed(Path(file))

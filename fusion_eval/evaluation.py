@@ -49,22 +49,26 @@ def evaluate(cfg: DictConfig, directory: Path, sweep: bool = False) -> float | N
             disk.
     """
     _check_choices(cfg)
-    began, known = time.time(), recall(cfg)
+    known = recall(cfg)
     if known is not None:
         return _tell_again(cfg, directory, known)
     if sweep:
         from fusion_eval.merging.memory import process_memory
 
         process_memory.limit = int((cfg.memory_gb or 0) * 1e9)
-    pool, models = _pool(cfg), build_once(cfg.modelpool, "modelpool")
+    return _evaluate(cfg, directory)
+
+
+def _evaluate(cfg: DictConfig, directory: Path) -> float | None:
+    """As `evaluate`, of a job of which nothing is known."""
+    began, pool, models = time.time(), _pool(cfg), build_once(cfg.modelpool, "modelpool")
     method, runner = build(cfg.model, "model"), build(cfg.runner, "runner")
     if cfg.audit == "only":
         _print_audit(models, method)
         return None
     findings = _audit(models, method, runner) if cfg.audit and getattr(method, "merges", False) else ()
     warnings = [message for _, message in findings]
-    others = _other_data(cfg, pool, method)
-    racing = _racing(cfg, pool)
+    others, racing = _other_data(cfg, pool, method), _racing(cfg, pool)
     first = runner.is_global_zero
     model = models.merge(method, cfg.save_merged if first else None, progress=cfg.progress and first)
 

@@ -14,10 +14,10 @@ from fusion_eval.config import build, to_config
 from fusion_eval.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fusion_eval.stamps import Stamp
     from fusion_eval.engine import Runner
     from fusion_eval.models import ModelPool
     from fusion_eval.report import References, Report
+    from fusion_eval.stamps import Stamp
     from fusion_eval.taskpool import LMEvalTaskPool, TaskPool
 
 __all__ = ["build_once", "named_files", "references_once", "strings"]

@@ -136,7 +136,7 @@ class ReportWriter:
 
         Files are written side by side: what takes the time is to wait for the disk.
         """
-        for task, result in results.items():
+        for result in results.values():
             columns = result.samples if result.scores is None else {**result.samples, "score": result.scores}
             if columns and result not in _encoded:
                 _encoded[result] = encode_samples(columns)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fusion_eval.data import Arrays, Embedded, HuggingFace, ImageFolder, TensorSamples
-from fusion_eval.stamps import stamp
 from fusion_eval.data.huggingface_rows import Column, Rows
 from fusion_eval.engine import prepare
 from fusion_eval.engine.shared import Kept, Shared
+from fusion_eval.stamps import stamp
 
 
 @pytest.fixture
