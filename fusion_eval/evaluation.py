@@ -128,8 +128,15 @@ def _evaluate(cfg: DictConfig, directory: Path) -> float | None:
         print_report(report, references, aggregates)
         print(directory / "report.json")
     if complete and not cfg.save_merged and racing is None and not others:
-        answer = Answer(recorded(cfg), report.results, references, findings, model.record)
-        remember(answer, cfg, pool, models, method, runner, began)
+        remember(
+            Answer(recorded(cfg), report.results, references, findings, model.record),
+            cfg,
+            pool,
+            models,
+            method,
+            runner,
+            began,
+        )
     if failures:
         named = "; ".join(f"{name}: {failure.error}: {failure.message}" for name, failure in failures.items())
         raise FusionEvalError(f"{len(failures)} failed: {named}")
