@@ -25,7 +25,7 @@ from fusion_eval.config import recorded, to_config
 from fusion_eval.engine.config_digest import fingerprint_config
 from fusion_eval.engine.note_file import Note, note_path, read_note, write_note
 from fusion_eval.errors import DataError, FusionEvalError
-from fusion_eval.reuse import named_files, strings
+from fusion_eval.reuse import file_of, named_files
 from fusion_eval.stamps import SETTLED, stamp
 
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ _NO_MATTER = (
 
 _PURE = re.compile(r"fusion_eval\.merging\.\w+|fusion_eval\.models\.Checkpoint")
 """What makes a merge from nothing but its arguments and the files that these name."""
+
+_PLACES = ("checkpoint", "path", "tokenizer")
+"""Keys of what is on this machine or on a hub."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -213,7 +216,7 @@ def _files(pool: Any, models: Any, method: Any) -> list[Path] | None:
     if not all(_PURE.fullmatch(target) for target in _targets(merge)):
         return None
     files = named_files(models, [merge, *rest])
-    if any(_HUB_ID.fullmatch(text) and not Path(text).exists() for text in strings([merge, *rest])):
+    if any(_may_be_elsewhere(key, text) for key, text in _strings([merge, *rest])):
         return None
     for task in pool.tasks.values():
         if type(task.data) is not Embedded:  # which is made of installed packages
@@ -226,10 +229,22 @@ def _files(pool: Any, models: Any, method: Any) -> list[Path] | None:
 
 def _targets(config: Any) -> Iterator[str]:
     """Every `_target_` in plain mappings and lists."""
-    if isinstance(config, dict) and "_target_" in config:
-        yield config["_target_"]
-    for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
-        yield from _targets(value)
+    yield from (text for key, text in _strings(config) if key == "_target_")
+
+
+def _may_be_elsewhere(key: str, text: str) -> bool:
+    """Whether a string of a config may mean something that is not, or not only, on this machine."""
+    return (key in _PLACES or _HUB_ID.fullmatch(text) is not None) and not file_of(text).exists()
+
+
+def _strings(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every string in plain mappings and lists, behind the key that it, or the list that it is in, stands at."""
+    if isinstance(config, str):
+        yield key, config
+    elif isinstance(config, dict):
+        yield from (found for name, value in config.items() for found in _strings(value, name))
+    elif isinstance(config, list):
+        yield from (found for value in config for found in _strings(value, key))
 
 
 def _code() -> list[Path]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fusion_eval.stamps import Stamp
     from fusion_eval.taskpool import LMEvalTaskPool, TaskPool
 
-__all__ = ["build_once", "named_files", "references_once", "strings"]
+__all__ = ["build_once", "file_of", "named_files", "references_once"]
 
 _built: dict[str, tuple[str, Any]] = {}
 """Place in the config to what stood there last, and what it described."""
@@ -86,11 +86,13 @@ def named_files(models: ModelPool, config: Any) -> list[Path]:
         models: Base and experts.
         config: Plain values, as `to_config` returns them.
     """
-    checkpoints = [_path(text) for text in (models.base, *models.experts.values())]
-    return [*checkpoints, *(path for text in strings(config) if text and (path := _path(text)).exists())]  # "" is "."
+    checkpoints = [file_of(text) for text in (models.base, *models.experts.values())]
+    named = [file_of(text) for text in _strings(config) if text]  # "" is "."
+    return [*checkpoints, *(path for path in named if path.exists())]
 
 
-def _path(text: str) -> Path:
+def file_of(text: str) -> Path:
+    """The file or directory that a path, or the `pkg://` name of something inside a package, stands for."""
     if not text.startswith("pkg://"):
         return Path(text).expanduser()
     package, _, inner = text.removeprefix("pkg://").partition("/")
@@ -100,9 +102,8 @@ def _path(text: str) -> Path:
         return Path(text)
 
 
-def strings(config: Any) -> Iterator[str]:
-    """Every string among the values of plain mappings and lists."""
+def _strings(config: Any) -> Iterator[str]:
     if isinstance(config, str):
         yield config
     for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
-        yield from strings(value)
+        yield from _strings(value)
