@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -48,18 +49,10 @@ def _job(cfg: DictConfig) -> float | None:
     """One evaluation, or, with `-m`, one job of a sweep; the returned number is what a sweeper optimises."""
     directory = Path(HydraConfig.get().runtime.output_dir)
     if HydraConfig.get().mode is RunMode.MULTIRUN:
-        _share(cfg.memory_gb)
-        return run_or_record(evaluate, on_selection_split(cfg), directory)
+        return run_or_record(partial(evaluate, sweep=True), on_selection_split(cfg), directory)
     with ending_well("fusion-eval"):  # here, as Hydra has a line of its own to say about a job that raises
         if cfg.select_on is not None:
             raise ConfigError(f"select_on={cfg.select_on} chooses among the jobs of a sweep: add -m, or say split=...")
         if cfg.racing.get("_target_") is not None:
             raise ConfigError("racing=on compares the jobs of a sweep: add -m, or leave racing off")
         return evaluate(cfg, directory)
-
-
-def _share(gigabytes: float | None) -> None:
-    """Let the jobs of this process keep what they have in common."""
-    from fusion_eval.merging.memory import process_memory
-
-    process_memory.limit = int((gigabytes or 0) * 1e9)

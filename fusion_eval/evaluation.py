@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from fusion_eval.answers import Answer, recall, remember
 from fusion_eval.config import build, recorded
 from fusion_eval.errors import ConfigError, FusionEvalError
 from fusion_eval.lookahead import merged_ahead, models_to_come
@@ -31,8 +33,13 @@ _CHOICES = {
 }
 
 
-def evaluate(cfg: DictConfig, directory: Path) -> float | None:
+def evaluate(cfg: DictConfig, directory: Path, sweep: bool = False) -> float | None:
     """Evaluate what a composed config describes and leave report.json, .md and .html and samples/ in `directory`.
+
+    Args:
+        cfg: The config.
+        directory: Of the run.
+        sweep: Whether more jobs are to come in this process, for which something may be kept.
 
     Returns:
         The objective; None where the report has none, where only an audit was asked for, and on the ranks of a
@@ -43,15 +50,26 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
             disk.
     """
     _check_choices(cfg)
-    pool, models = _pool(cfg), build_once(cfg.modelpool, "modelpool")
-    refuse_objective(cfg, pool)
+    known = recall(cfg)
+    if known is not None:
+        return _tell_again(cfg, directory, known)
+    if sweep:
+        from fusion_eval.merging.memory import process_memory
+
+        process_memory.limit = int((cfg.memory_gb or 0) * 1e9)
+    return _evaluate(cfg, directory)
+
+
+def _evaluate(cfg: DictConfig, directory: Path) -> float | None:
+    """As `evaluate`, of a job of which nothing is known."""
+    began, pool, models = time.time(), _pool(cfg), build_once(cfg.modelpool, "modelpool")
     method, runner = build(cfg.model, "model"), build(cfg.runner, "runner")
     if cfg.audit == "only":
         _print_audit(models, method)
         return None
-    warnings = _audit(models, method, runner) if cfg.audit and getattr(method, "merges", False) else []
-    others = _other_data(cfg, pool, method)
-    racing = _racing(cfg, pool)
+    findings = _audit(models, method, runner) if cfg.audit and getattr(method, "merges", False) else ()
+    warnings = [message for _, message in findings]
+    others, racing = _other_data(cfg, pool, method), _racing(cfg, pool)
     first = runner.is_global_zero
     model = _merge(cfg, models, method, first)
 
@@ -110,15 +128,42 @@ def evaluate(cfg: DictConfig, directory: Path) -> float | None:
             log_run(runner.loggers, recorded(cfg), report, aggregates, complete)
         print_report(report, references, aggregates)
         print(directory / "report.json")
+    if complete and not cfg.save_merged and racing is None and not others:
+        remember(
+            Answer(recorded(cfg), report.results, references, findings, model.record),
+            cfg,
+            pool,
+            models,
+            method,
+            runner,
+            began,
+        )
     if failures:
         named = "; ".join(f"{name}: {failure.error}: {failure.message}" for name, failure in failures.items())
         raise FusionEvalError(f"{len(failures)} failed: {named}")
     return objective(report, aggregates, cfg.objective)
 
 
+def _tell_again(cfg: DictConfig, directory: Path, known: Answer) -> float | None:
+    """Write and show what is known of a job."""
+    from fusion_eval.report import ReportWriter, aggregate, objective, print_report, provenance
+    from fusion_eval.report.truncation import truncation_warnings
+
+    _warn(known.findings)
+    writer = ReportWriter(directory, provenance(known.config), cfg.selected_on, known.merge)
+    writer.add_all(known.results)
+    aggregates = aggregate(writer.report, known.references, seed=cfg.seed)
+    warnings = [message for _, message in known.findings] + truncation_warnings(known.results)
+    writer.finish(known.references, aggregates, warnings, "complete")
+    print_report(writer.report, known.references, aggregates)
+    print(directory / "report.json")
+    return objective(writer.report, aggregates, cfg.objective)
+
+
 def _pool(cfg: DictConfig) -> Any:
-    """The task pool, on another split than its tasks name if the config does."""
+    """The task pool, which has the objective, on another split than its tasks name if the config does."""
     pool = build_once(cfg.taskpool, "taskpool")
+    refuse_objective(cfg, pool)
     if cfg.split is None:
         return pool
 
@@ -174,13 +219,20 @@ def _scan(
     return overlaps
 
 
-def _audit(models: Any, method: Any, runner: Any) -> list[str]:
-    """Refuse what cannot be merged, show what is doubtful, and return all there is to say in the report."""
+def _audit(models: Any, method: Any, runner: Any) -> tuple[tuple[str, str], ...]:
+    """Refuse what cannot be merged, show what is doubtful, and return severity and message of all there is to say."""
     audit = models.audit(method)
     audit.raise_for_errors()
-    for finding in audit.of("warning") if runner.is_global_zero else ():
-        print(f"fusion-eval: warning: {finding.message}", file=sys.stderr)
-    return [finding.message for finding in audit.findings]
+    findings = tuple((finding.severity, finding.message) for finding in audit.findings)
+    if runner.is_global_zero:
+        _warn(findings)
+    return findings
+
+
+def _warn(findings: Iterable[tuple[str, str]]) -> None:
+    for severity, message in findings:
+        if severity == "warning":
+            print(f"fusion-eval: warning: {message}", file=sys.stderr)
 
 
 def _print_audit(models: Any, method: Any) -> None:

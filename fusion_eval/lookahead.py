@@ -18,8 +18,8 @@ from fusion_eval.config import build
 from fusion_eval.reuse import named_files
 
 if TYPE_CHECKING:
-    from fusion_eval.data.digest import Stamp
     from fusion_eval.models import MergedModel, ModelPool
+    from fusion_eval.stamps import Stamp
 
 __all__ = ["begin_job", "expect_jobs", "merged_ahead", "models_to_come"]
 
@@ -129,7 +129,7 @@ def _merge(cfg: DictConfig, models: ModelPool) -> _Merged:
 
 def _identity(cfg: DictConfig, models: ModelPool) -> tuple[str, Stamp | None]:
     """What decides a merge: how it is described, and the files; None where those are not known."""
-    from fusion_eval.data.digest import stamp
+    from fusion_eval.stamps import stamp
 
     described: Any = [OmegaConf.to_container(cfg[part], resolve=True) for part in ("modelpool", "model")]
     try:

@@ -14,13 +14,13 @@ from fusion_eval.config import build, to_config
 from fusion_eval.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fusion_eval.data.digest import Stamp
     from fusion_eval.engine import Runner
     from fusion_eval.models import ModelPool
     from fusion_eval.report import References, Report
+    from fusion_eval.stamps import Stamp
     from fusion_eval.taskpool import LMEvalTaskPool, TaskPool
 
-__all__ = ["build_once", "named_files", "references_once"]
+__all__ = ["build_once", "file_of", "named_files", "references_once"]
 
 _built: dict[str, tuple[str, Any]] = {}
 """Place in the config to what stood there last, and what it described."""
@@ -60,7 +60,7 @@ def references_once(pool: TaskPool | LMEvalTaskPool, models: ModelPool, runner: 
         runner: As for `evaluate_references`.
         report: Of the merged model: which tasks, and which data.
     """
-    from fusion_eval.data.digest import stamp
+    from fusion_eval.stamps import stamp
     from fusion_eval.taskpool import evaluate_references
 
     data = {name: result.fingerprints.get("data") for name, result in report.results.items()}
@@ -80,12 +80,19 @@ def references_once(pool: TaskPool | LMEvalTaskPool, models: ModelPool, runner: 
 
 
 def named_files(models: ModelPool, config: Any) -> list[Path]:
-    """Of all checkpoints, and whatever else the config of the pool names."""
-    checkpoints = [_path(text) for text in (models.base, *models.experts.values())]
-    return [*checkpoints, *(path for text in _strings(config) if text and (path := _path(text)).exists())]  # "" is "."
+    """The files of all checkpoints, and whatever else a config names.
+
+    Args:
+        models: Base and experts.
+        config: Plain values, as `to_config` returns them.
+    """
+    checkpoints = [file_of(text) for text in (models.base, *models.experts.values())]
+    named = [file_of(text) for text in _strings(config) if text]  # "" is "."
+    return [*checkpoints, *(path for path in named if path.exists())]
 
 
-def _path(text: str) -> Path:
+def file_of(text: str) -> Path:
+    """The file or directory that a path, or the `pkg://` name of something inside a package, stands for."""
     if not text.startswith("pkg://"):
         return Path(text).expanduser()
     package, _, inner = text.removeprefix("pkg://").partition("/")

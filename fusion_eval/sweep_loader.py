@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import pickle
 from collections.abc import Iterator
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
@@ -30,7 +30,7 @@ class SweepLoader(ConfigLoaderImpl):
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
         self._repositories: dict[tuple[str | None, ...], CachingConfigRepository] = {}
-        self._composed: dict[tuple[str | None, ...], DictConfig] = {}
+        self._composed: dict[tuple[str | None, ...], bytes] = {}
 
     def load_configuration(
         self,
@@ -48,8 +48,9 @@ class SweepLoader(ConfigLoaderImpl):
         key = (config_name, *(line for line, override in zip(overrides, parsed, strict=True) if override not in values))
         if key not in self._composed:
             choices = [line for line in key[1:] if line is not None]
-            self._composed[key] = super().load_configuration(config_name, choices, run_mode, from_shell)
-        cfg = copy.deepcopy(self._composed[key])
+            composed = super().load_configuration(config_name, choices, run_mode, from_shell)
+            self._composed[key] = pickle.dumps(composed)
+        cfg: DictConfig = pickle.loads(self._composed[key])  # a fifth of the time of a deepcopy
         self._apply_overrides_to_config(values, cfg)
         task = [override for override in parsed if not override.is_hydra_override()]
         cfg.hydra.overrides.task = [override.input_line for override in task]

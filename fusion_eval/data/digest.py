@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +12,7 @@ from torch import Tensor
 
 from fusion_eval.errors import DataError
 
-__all__ = ["Stamp", "digest_content", "file_identity", "stamp"]
+__all__ = ["digest_content"]
 
 _DIGITS = 32
 """Of a digest in hexadecimal: 128 bits."""
@@ -36,55 +33,6 @@ def digest_content(values: Iterable[object]) -> str:
         for part in _parts(value):
             digest.update(part)
     return digest.hexdigest()[:_DIGITS]
-
-
-class Stamp(NamedTuple):
-    """What the file system knows of some files.
-
-    Attributes:
-        text: Digest of their paths, sizes, times and inodes, for comparison on the same machine.
-        changed_at: When the last of them was changed, in seconds since 1970.
-    """
-
-    text: str
-    changed_at: float
-
-
-def stamp(paths: Iterable[Path]) -> Stamp:
-    """What is known of files without reading them; of a directory, all that is below it counts.
-
-    Whoever writes to a file, replaces it, or adds one to a directory changes the stamp.
-
-    Raises:
-        OSError: a path does not exist.
-    """
-    digest, changed_at = hashlib.blake2b(digest_size=16), 0.0
-    for path in sorted(path.absolute() for path in paths):
-        for file, found in ((str(path), path.stat()), *_below(path, set())):
-            digest.update(f"{file} {_identity(found)}\n".encode(errors="surrogateescape"))
-            changed_at = max(changed_at, found.st_ctime, found.st_mtime)
-    return Stamp(digest.hexdigest(), changed_at)
-
-
-def file_identity(file: Path) -> str:
-    """Size, times and inode of a file: others once it is written to or replaced, the same when it is renamed."""
-    return _identity(file.stat())
-
-
-def _identity(found: os.stat_result) -> str:
-    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
-
-
-def _below(directory: Path | str, above: set[int]) -> Iterator[tuple[str, os.stat_result]]:
-    """All in a directory, by name; links are followed, but not in circles."""
-    if not os.path.isdir(directory) or (inode := os.stat(directory).st_ino) in above:  # noqa: PTH112, PTH116
-        return
-    with os.scandir(directory) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            with suppress(FileNotFoundError):  # a link to nowhere
-                yield entry.path, entry.stat()
-                if entry.is_dir():
-                    yield from _below(entry.path, above | {inode})
 
 
 def _parts(value: Any) -> Iterator[bytes | memoryview]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-__all__ = ["UndescribableError", "code_name", "code_versions"]
+__all__ = ["UndescribableError", "code_name", "code_versions", "is_installed"]
 
 _STANDARD = set(sys.stdlib_module_names) - {"__main__"}
 
@@ -78,7 +78,7 @@ def _add(module: ModuleType, found: dict[str, str]) -> None:
     file = getattr(module, "__file__", None)
     if file is None:
         raise UndescribableError(f"{module.__name__} comes from no file")
-    version = _version(package) if _is_installed(Path(file)) else None
+    version = _version(package) if is_installed(Path(file)) else None
     if version is not None:
         found[package] = version
         return
@@ -111,7 +111,8 @@ def _home(value: Any) -> str:
     return str(definition.__module__)
 
 
-def _is_installed(file: Path) -> bool:
+def is_installed(file: Path) -> bool:
+    """Whether a source file belongs to Python or an installed package, and so to a version."""
     return file.is_relative_to(sysconfig.get_path("stdlib")) or not {"site-packages", "dist-packages"}.isdisjoint(
         file.parts
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import weakref
 import zlib
 from collections.abc import Callable, Mapping
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from fusion_eval.cpus import usable_cpus
 from fusion_eval.data.digest import digest_content
+from fusion_eval.engine.config_digest import fingerprint_config
 
 __all__ = ["code_of", "describe_architecture", "fingerprint_config", "fingerprint_weights", "remember_digest"]
 
@@ -146,8 +145,3 @@ def _hash_on_device(data: Tensor) -> int:
 def _factors(device: torch.device) -> Tensor:
     drawn = torch.randint(-(2**62), 2**62, (1 << 20,), generator=torch.Generator().manual_seed(0))
     return (2 * drawn + 1).to(device)
-
-
-def fingerprint_config(*values: Any) -> str:
-    """Digest of plain values (what `to_config` returns), whatever the order of their keys."""
-    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -19,12 +19,10 @@ from fusion_eval.engine.ranks import raise_together
 from fusion_eval.engine.shared import Kept, Shared
 from fusion_eval.errors import FusionEvalError, TaskError
 from fusion_eval.report.atomic import atomic_file
+from fusion_eval.stamps import SETTLED
 from fusion_eval.tasks import Task
 
-__all__ = ["find_head", "fingerprint_samples", "prepare"]
-
-_SETTLED = 2.0
-"""Seconds after which a file that was changed twice has two times: some file systems count in steps as long as that."""
+__all__ = ["find_head", "fingerprint_samples", "load_samples", "prepare"]
 
 _samples: Shared[Samples] = Shared(limit=256)
 _heads: Shared[nn.Module] = Shared(limit=256)
@@ -46,7 +44,7 @@ def prepare(name: str, task: Task, model: nn.Module, share: bool = True) -> tupl
     prepared: tuple[Kept[Samples], nn.Module | None] | None = None
     error: Exception | None = None
     try:
-        prepared = _load_samples(task, share), find_head(name, task, model, share)
+        prepared = load_samples(task, share), find_head(name, task, model, share)
     except Exception as raised:
         error = raised
     raise_together(error)
@@ -78,13 +76,22 @@ def fingerprint_samples(kept: Kept[Samples], directory: Path | None) -> str:
             _digests[key] = file.read_text()
     if len(_digests.get(key, "")) != 32:
         _digests[key] = samples.fingerprint()
-        if file is not None and time.time() - kept.stamp.changed_at > _SETTLED:
+        if file is not None and time.time() - kept.stamp.changed_at > SETTLED:
             with suppress(FusionEvalError), atomic_file(file) as opened:
                 opened.write(_digests[key].encode())
     return _digests[key]
 
 
-def _load_samples(task: Task, share: bool) -> Kept[Samples]:
+def load_samples(task: Task, share: bool) -> Kept[Samples]:
+    """The samples of a task, and which files they are from.
+
+    Args:
+        task: The task.
+        share: As `prepare` takes it.
+
+    Raises:
+        FusionEvalError: they cannot be loaded, or there are none.
+    """
     kept = _samples.get(task.data, task.data.load) if share else Kept(task.data.load())
     if len(kept.thing) == 0:
         raise TaskError(f"{task.data} holds no samples")

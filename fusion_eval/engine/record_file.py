@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion_eval.engine.fingerprint import fingerprint_config
+from fusion_eval.engine.config_digest import fingerprint_config
 from fusion_eval.errors import FusionEvalError
 from fusion_eval.report import TaskResult
 from fusion_eval.report.atomic import atomic_file
+from fusion_eval.report.samples import decode_samples, encode_samples
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["DamagedRecordError", "Record", "read_record", "write_record"]
+__all__ = ["DamagedRecordError", "Record", "read_record", "record_path", "write_record"]
 
 _ARRAYS = ("samples", "scores")
 
@@ -47,6 +48,11 @@ class Record:
         return fingerprint_config(self.depends_on)
 
 
+def record_path(directory: Path, key: str) -> Path:
+    """The file of a key in the directory of a store."""
+    return directory / key[:2] / f"{key}.zip"
+
+
 def write_record(path: Path, record: Record) -> None:
     """Write a record; it is there whole or not at all.
 
@@ -54,9 +60,6 @@ def write_record(path: Path, record: Record) -> None:
         FusionEvalError: the file cannot be written; an old one is unchanged.
         pyarrow.ArrowException: a column has a dtype that Parquet does not know.
     """
-    import pyarrow
-    import pyarrow.parquet
-
     result = record.result
     arrays = {**result.samples, **({} if result.scores is None else {"": result.scores})}  # no column has no name
     plain = {field.name: getattr(result, field.name) for field in fields(result) if field.name not in _ARRAYS}
@@ -66,11 +69,10 @@ def write_record(path: Path, record: Record) -> None:
         "result": plain,
         "dtypes": {name: array.dtype.str for name, array in arrays.items()},
     }
-    parquet = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(arrays), parquet, compression="zstd")
+    parquet = encode_samples(arrays)
     with atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr(zipfile.ZipInfo("result.json"), json.dumps(document, indent=1))
-        archive.writestr(zipfile.ZipInfo("samples.parquet"), parquet.getvalue())
+        archive.writestr(zipfile.ZipInfo("samples.parquet"), parquet)
 
 
 def read_record(path: Path) -> Record:
@@ -80,15 +82,12 @@ def read_record(path: Path) -> Record:
         OSError: there is no such file, or it cannot be read.
         DamagedRecordError: the content is not what was written under this name.
     """
-    import pyarrow.parquet
-
     content = io.BytesIO(path.read_bytes())
     try:
         with zipfile.ZipFile(content) as archive:
             document = json.loads(archive.read("result.json"))
-            table = pyarrow.parquet.read_table(io.BytesIO(archive.read("samples.parquet")))
-        columns = zip(table.column_names, table.columns, strict=True)
-        arrays = {name: column.to_numpy().astype(document["dtypes"][name], copy=False) for name, column in columns}
+            columns = decode_samples(archive.read("samples.parquet"))
+        arrays = {name: column.astype(document["dtypes"][name], copy=False) for name, column in columns.items()}
         scores: np.ndarray | None = arrays.pop("", None)
         result = TaskResult(**document["result"], samples=arrays, scores=scores)
         record = Record(document["depends_on"], document["label"], result)

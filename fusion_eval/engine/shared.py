@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from fusion_eval.config import to_config
-from fusion_eval.data.digest import Stamp, stamp
 from fusion_eval.data.source import FromFiles
 from fusion_eval.errors import ConfigError
+from fusion_eval.stamps import Stamp, stamp
 
 __all__ = ["Kept", "Shared"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import weakref
 from collections.abc import Callable, Hashable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -16,15 +17,23 @@ from torch import distributed
 
 from fusion_eval.engine.fingerprint import fingerprint_config
 from fusion_eval.engine.ranks import all_ranks
-from fusion_eval.engine.record_file import DamagedRecordError, Record, read_record, write_record
+from fusion_eval.engine.record_file import DamagedRecordError, Record, read_record, record_path, write_record
 from fusion_eval.report import TaskResult
 
-__all__ = ["DiskStore", "ResultStore", "process_store"]
+__all__ = ["DiskStore", "ResultStore", "process_store", "stored_key"]
 
 _PATIENCE = 60.0
 """Seconds after which a rank that waits for another process lets the other ranks know, before they time out."""
 
 _log = logging.getLogger(__name__)
+
+_keys: weakref.WeakKeyDictionary[TaskResult, str] = weakref.WeakKeyDictionary()
+"""Results to their keys on disk."""
+
+
+def stored_key(result: TaskResult) -> str | None:
+    """The key under which a result lies in the store that it was read from or written to; None: in no store."""
+    return _keys.get(result)
 
 
 class ResultStore:
@@ -64,7 +73,7 @@ class DiskStore:
 
     def path(self, key: str) -> Path:
         """The file of a key."""
-        return self.directory / key[:2] / f"{key}.zip"
+        return record_path(self.directory, key)
 
     def holds(self, depends_on: dict[str, Any]) -> bool:
         """Whether there is a result, without a look at it."""
@@ -147,11 +156,13 @@ class DiskStore:
             return None
         with suppress(OSError):
             os.utime(path)  # when it was last of use
+        _keys[record.result] = key
         return record.result
 
     def _put(self, key: str, record: Record) -> None:
         try:
             write_record(self.path(key), record)
+            _keys[record.result] = key
         except Exception as error:  # whatever it is, the result is worth more than its copy
             self._complain(error.__cause__ or error)
 

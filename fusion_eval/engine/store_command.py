@@ -11,7 +11,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fusion_eval.engine.record_file import DamagedRecordError, read_record
+from fusion_eval.engine.note_file import read_note
+from fusion_eval.engine.record_file import DamagedRecordError, read_record, record_path
+from fusion_eval.errors import DataError
 
 __all__ = ["StoreEntry", "list_entries", "prune", "verify_entries"]
 
@@ -56,7 +58,7 @@ def list_entries(directory: Path) -> list[StoreEntry]:
 
 
 def verify_entries(directory: Path) -> dict[Path, str]:
-    """Read every entry with all its samples, against its checksums and its key.
+    """Read every entry with all its samples, against its checksums and its key, and every note of what a job came to.
 
     Returns:
         File to what is wrong with it; empty where all is well.
@@ -69,6 +71,12 @@ def verify_entries(directory: Path) -> dict[Path, str]:
             continue
         except (OSError, DamagedRecordError) as error:
             problems[path] = str(error)
+    for path in _files(directory, "json"):
+        try:
+            read_note(path)
+        except DataError as error:
+            if path.exists():
+                problems[path] = str(error)
     return problems
 
 
@@ -82,6 +90,8 @@ def prune(
 ) -> list[Path]:
     """Remove entries, and always what killed processes left behind; safe while others use the store.
 
+    Notes of what jobs came to go with the entries that they name, and with `unused` and `damaged` like these.
+
     Args:
         directory: Of the store.
         older_than: Remove what was evaluated longer ago than this.
@@ -93,8 +103,8 @@ def prune(
         The removed entries.
     """
     now = datetime.now(timezone.utc)
-    removed = list(verify_entries(directory)) if damaged else []
-    kept = []
+    bad = list(verify_entries(directory)) if damaged else []
+    removed, kept = [path for path in bad if path.suffix == ".zip"], []
     for entry in list_entries(directory):
         too_old = older_than is not None and now - entry.evaluated_at > older_than
         too_idle = unused is not None and now - entry.used_at > unused
@@ -109,10 +119,20 @@ def prune(
             entry = kept.pop(0)
             removed.append(entry.path)
             total -= entry.bytes
-    for path in removed:
+    for path in (*removed, *bad):
         path.unlink(missing_ok=True)
+    _prune_notes(directory, unused)
     _remove_leftovers(directory)
     return removed
+
+
+def _prune_notes(directory: Path, unused: timedelta | None) -> None:
+    """Remove those that name an entry that is gone, or were not used for so long."""
+    for path in _files(directory, "json"):
+        with suppress(OSError, DataError):
+            too_idle = unused is not None and time.time() - path.stat().st_mtime > unused.total_seconds()
+            if too_idle or not all(record_path(directory, key).exists() for key in read_note(path).keys):
+                path.unlink()
 
 
 def _entry(path: Path) -> StoreEntry:

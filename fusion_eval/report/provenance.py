@@ -38,20 +38,12 @@ def provenance(config: dict[str, Any]) -> dict[str, Any]:
         >>> provenance({"seed": 0})["config"]
         {'seed': 0}
     """
-    package_root, package_checkout = _package()
-    working_root = _git(Path(), "rev-parse", "--show-toplevel")
     return {
         "config": json.loads(json.dumps(config, default=str)),
         "command": shlex.join(sys.argv),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: _version(name) for name in ("fusion-eval", *_DISTRIBUTIONS)},
-        },
-        "git": {
-            "fusion_eval": package_checkout,
-            "working_directory": _checkout(None if working_root == package_root else working_root),
-        },
+        "versions": dict(_versions()),
+        "git": {"fusion_eval": _package()[1], "working_directory": _working_directory(Path.cwd())},
         "hardware": {"platform": platform.platform(), "cpu": _cpu(), "cores": _cores(), "gpus": _gpus()},
     }
 
@@ -66,6 +58,18 @@ def _package() -> tuple[str | None, dict[str, Any] | None]:
     tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None  # a venv may lie in a checkout
     root = _git(package, "rev-parse", "--show-toplevel") if tracked else None
     return root, _checkout(root)
+
+
+@functools.cache
+def _working_directory(directory: Path) -> dict[str, Any] | None:
+    """State of the checkout that a directory is in, when it is first asked for; None if that is the package's."""
+    root = _git(directory, "rev-parse", "--show-toplevel")
+    return _checkout(None if root == _package()[0] else root)
+
+
+@functools.cache
+def _versions() -> dict[str, str | None]:
+    return {"python": platform.python_version(), **{name: _version(name) for name in ("fusion-eval", *_DISTRIBUTIONS)}}
 
 
 def _version(distribution: str) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from fusion_eval.errors import DataError
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["encode_samples", "read_samples", "remove_samples", "samples_path", "write_samples"]
+__all__ = ["decode_samples", "encode_samples", "read_samples", "remove_samples", "samples_path", "write_samples"]
 
 
 def samples_path(directory: Path, task: str, role: str = "") -> Path:
@@ -40,11 +41,26 @@ def encode_samples(samples: Mapping[str, np.ndarray]) -> bytes:
         samples: Column name to array of shape `(n,)`.
     """
     import pyarrow
-    import pyarrow.parquet
+    from pyarrow.parquet import write_table
 
     parquet = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.table(dict(samples)), parquet, compression="zstd")
+    table = pyarrow.table([_column(array) for array in samples.values()], names=list(samples))
+    write_table(table, parquet, compression="zstd")
     return bytes(parquet.getvalue())
+
+
+def decode_samples(parquet: bytes) -> dict[str, np.ndarray]:
+    """Read what `encode_samples` made, in its order and with its dtypes (strings as objects).
+
+    Raises:
+        pyarrow.ArrowException: It is no Parquet file.
+    """
+    import pyarrow
+    from pyarrow.parquet import ParquetFile  # read_table would import pandas
+
+    with ParquetFile(pyarrow.BufferReader(parquet)) as file:
+        table = file.read()
+    return {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
 
 
 def write_samples(directory: Path, task: str, parquet: bytes, role: str = "") -> Path:
@@ -77,15 +93,31 @@ def remove_samples(directory: Path) -> None:
 def read_samples(directory: Path, task: str, role: str = "") -> dict[str, np.ndarray]:
     """Read what `encode_samples` made, in its order and with its dtypes (strings as objects).
 
+    Returns:
+        Column name to array, which must not be changed: the runs of a sweep share what is equal.
+
     Raises:
         DataError: The file is missing or no Parquet file.
     """
     import pyarrow
-    import pyarrow.parquet
 
     path = samples_path(directory, task, role)
     try:
-        table = pyarrow.parquet.read_table(path, partitioning=None)
+        return dict(_decoded(path.read_bytes()))
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"cannot read the samples of {task} from {path}: {error}") from error
-    return {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
+
+
+@lru_cache(maxsize=32)  # base and experts are the same in every job
+def _decoded(parquet: bytes) -> dict[str, np.ndarray]:
+    return decode_samples(parquet)
+
+
+def _column(array: np.ndarray) -> Any:
+    """As `pyarrow.array` makes it, which for numbers would import pandas first, to see that they are no Series."""
+    import pyarrow
+
+    if array.dtype.kind not in "iuf" or not array.dtype.isnative:
+        return pyarrow.array(array)
+    values = pyarrow.py_buffer(array if array.flags.c_contiguous else array.copy())
+    return pyarrow.Array.from_buffers(pyarrow.from_numpy_dtype(array.dtype), len(array), [None, values])

@@ -6,6 +6,7 @@ import hashlib
 import math
 import weakref
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -76,9 +77,14 @@ class ReportWriter:
         if isinstance(outcome, TaskFailure):
             self.report = Report(self.report.results, {**self.report.failures, task: outcome})
         else:
-            self._write_samples(task, outcome)
+            self._write_samples("", {task: outcome})
             self.report = Report({**self.report.results, task: outcome}, self.report.failures)
         self._write_json("running", References(), Aggregates(), [])
+
+    def add_all(self, results: Mapping[str, TaskResult]) -> None:
+        """Take results that are on disk elsewhere already: their samples are written, report.json when it is final."""
+        self._write_samples("", results)
+        self.report = Report({**self.report.results, **results}, self.report.failures)
 
     def finish(
         self,
@@ -103,9 +109,8 @@ class ReportWriter:
         self._overlaps = {
             task: {name: asdict(found) for name, found in named.items()} for task, named in (overlaps or {}).items()
         }
-        for role, results in (("base", references.base), ("experts", references.experts)):
-            for task, result in results.items():
-                self._write_samples(task, result, role)
+        self._write_samples("base", references.base)
+        self._write_samples("experts", references.experts)
         everything = self._write_json(status, references, aggregates, [*warnings, *aggregates.warnings], error)
         page = markdown_page(
             self.report,
@@ -126,15 +131,20 @@ class ReportWriter:
     def _page(self) -> Path:
         return self._directory / "report.md"
 
-    def _write_samples(self, task: str, result: TaskResult, role: str = "") -> None:
-        """Write the columns of a result, with "score" (the mean of which is the primary metric) as one of them."""
-        columns = result.samples if result.scores is None else {**result.samples, "score": result.scores}
-        if not columns:
-            return
-        if result not in _encoded:
-            _encoded[result] = encode_samples(columns)
-        path = write_samples(self._directory, task, _encoded[result], role)
-        self._files[path.relative_to(self._directory).as_posix()] = hashlib.sha256(_encoded[result]).hexdigest()
+    def _write_samples(self, role: str, results: Mapping[str, TaskResult]) -> None:
+        """Write the columns of results, with "score" (the mean of which is the primary metric) as one of them.
+
+        Files are written side by side: what takes the time is to wait for the disk.
+        """
+        for result in results.values():
+            columns = result.samples if result.scores is None else {**result.samples, "score": result.scores}
+            if columns and result not in _encoded:
+                _encoded[result] = encode_samples(columns)
+        encoded = {task: _encoded[result] for task, result in results.items() if result in _encoded}
+        with ThreadPoolExecutor(max_workers=8) as threads:
+            paths = threads.map(lambda task: write_samples(self._directory, task, encoded[task], role), encoded)
+            for path, parquet in zip(paths, encoded.values(), strict=True):
+                self._files[path.relative_to(self._directory).as_posix()] = hashlib.sha256(parquet).hexdigest()
 
     def _write_json(
         self,

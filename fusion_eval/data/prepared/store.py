@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from fusion_eval.data.digest import file_identity
 from fusion_eval.data.prepared.leaves import Leaf, assemble
+from fusion_eval.stamps import file_identity
 
 __all__ = ["DamagedError", "Described", "Store", "digest_bytes", "open_store", "seal", "take_rows"]
 

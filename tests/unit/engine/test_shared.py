@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fusion_eval.data import Arrays, Embedded, HuggingFace, ImageFolder, TensorSamples
-from fusion_eval.data.digest import stamp
 from fusion_eval.data.huggingface_rows import Column, Rows
 from fusion_eval.engine import prepare
 from fusion_eval.engine.shared import Kept, Shared
+from fusion_eval.stamps import stamp
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ class Counts:
 @pytest.fixture
 def fingerprint(tmp_path, monkeypatch, file):
     monkeypatch.setattr(prepare, "_digests", {})
-    monkeypatch.setattr(prepare, "_SETTLED", 0)
+    monkeypatch.setattr(prepare, "SETTLED", 0)
     monkeypatch.setattr(Counts, "read", 0)
 
     def run(samples, directory=tmp_path / "digests", source=None):
@@ -166,7 +166,7 @@ def test_content_is_read_again_when_a_file_or_an_argument_changes(fingerprint, f
 
 
 def test_a_file_that_changed_just_now_is_not_remembered_for_others(fingerprint, monkeypatch, tmp_path):
-    monkeypatch.setattr(prepare, "_SETTLED", 60)
+    monkeypatch.setattr(prepare, "SETTLED", 60)
     fingerprint(Counts())
     assert not (tmp_path / "digests").exists()
 

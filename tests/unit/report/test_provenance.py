@@ -25,13 +25,18 @@ def git(directory, *arguments):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def forget():
+    """Be another process: checkouts are asked for once in each."""
+    module = sys.modules["fusion_eval.report.provenance"]
+    module._package.cache_clear()
+    module._working_directory.cache_clear()
+
+
 @pytest.fixture(autouse=True)
 def nothing_remembered():
-    """The checkout of the package is asked for once in a process."""
-    package = sys.modules["fusion_eval.report.provenance"]._package
-    package.cache_clear()
+    forget()
     yield
-    package.cache_clear()
+    forget()
 
 
 @pytest.fixture
@@ -75,9 +80,12 @@ def test_the_working_directory_is_a_repository_of_its_own(repository):
     state = provenance({})["git"]["working_directory"]
     assert state == {"commit": git(repository, "rev-parse", "HEAD"), "dirty": False}
     (repository / "new").touch()
+    assert provenance({})["git"]["working_directory"] == state, "as it was when the process began"
+    forget()
     assert provenance({})["git"]["working_directory"]["dirty"] is True
     (repository / "new").unlink()
     (repository / "file").write_text("2")
+    forget()
     assert provenance({})["git"]["working_directory"]["dirty"] is True
 
 
@@ -85,6 +93,7 @@ def test_a_directory_without_repository_or_commit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert provenance({})["git"]["working_directory"] is None
     git(tmp_path, "init", "-q")
+    forget()
     assert provenance({})["git"]["working_directory"] is None
 
 
