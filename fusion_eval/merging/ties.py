@@ -20,7 +20,7 @@ from fusion_eval.merging.weights import expert_weights, require_weights
 
 __all__ = ["Ties"]
 
-_ELEMENTS_AT_ONCE = 2**15  # they stay in the cache
+_ELEMENTS_AT_ONCE = 2**16  # what is computed from them stays in the cache
 
 
 @dataclass(frozen=True)
