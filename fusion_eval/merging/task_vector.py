@@ -50,7 +50,7 @@ class TaskVectorMethod(MergingMethod):
         group = self._group(base, read) if process_memory.limit else None
 
         def move(name: str, ours: Tensor, theirs: Iterable[Tensor]) -> Tensor:
-            return (self.scaling * rule()(name, ours, theirs)).add_(ours)
+            return rule()(name, ours, theirs).mul_(self.scaling).add_(ours)
 
         def add(name: str, ours: Tensor, theirs: Sequence[Tensor]) -> Tensor:
             if group is None:
