@@ -69,7 +69,7 @@ def at_rank_of_rows(
         for row, values in enumerate(map(_array, rows(piece))):
             low, high = bounds[row]
             smaller = values < low
-            below[row].append(np.count_nonzero(smaller))
+            below[row].append(int(np.count_nonzero(smaller)))
             within[row].append(values[(values <= high) > smaller])
 
     for_each(count_and_keep, pieces)

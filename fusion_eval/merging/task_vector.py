@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -49,7 +49,7 @@ class TaskVectorMethod(MergingMethod):
         rule = cache(lambda: self.rule(base, read))
         group = self._group(base, read) if process_memory.limit else None
 
-        def move(name: str, ours: Tensor, theirs: Iterable[Tensor]) -> Tensor:
+        def move(name: str, ours: Tensor, theirs: Any) -> Tensor:
             return rule()(name, ours, theirs).mul_(self.scaling).add_(ours)
 
         def add(name: str, ours: Tensor, theirs: Sequence[Tensor]) -> Tensor:
