@@ -76,6 +76,7 @@ class Bench:
         experts: Name to checkpoint.
         peers: Python that has the peers; None leaves them out.
         environment: Of every process measured.
+        limit: Seconds that a process may take. A tool that takes longer at first is left out.
     """
 
     folder: Path
@@ -83,6 +84,7 @@ class Bench:
     experts: Mapping[str, Path]
     peers: Path | None
     environment: Mapping[str, str]
+    limit: float | None = None
 
     def tools(self, method: str) -> list[str]:
         """What is measured for a method: limits, ours, peers."""
@@ -91,24 +93,33 @@ class Bench:
     def measure(self, method: str, rounds: int) -> Iterator[Row]:
         """Each tool once to compare what they make; then all in turn, `rounds` times."""
         differences = self._differences(method)
-        measured: dict[str, list[tuple[float, ...]]] = {tool: [] for tool in self.tools(method)}
+        measured: dict[str, list[tuple[float, ...]]] = {tool: [] for tool in differences}
         for _ in range(rounds):
             for tool, figures in measured.items():
                 figures.append(self._run(method, tool))
         for tool, figures in measured.items():
-            yield Row(method, tool, *(median(column) for column in zip(*figures, strict=True)), differences.get(tool))
+            yield Row(method, tool, *(median(column) for column in zip(*figures, strict=True)), differences[tool])
 
-    def _differences(self, method: str) -> dict[str, float]:
-        found = {}
+    def _differences(self, method: str) -> dict[str, float | None]:
+        """Of each tool that ends within the limit."""
+        found: dict[str, float | None] = {}
         for tool in self.tools(method):
-            self._run(method, tool, keep=True)
-            if tool not in OURS.values():
-                merged = load_file(self._out / "model.safetensors")
-                reference = merged if tool == "ours" else load_file(self._reference)
-                found[tool] = max(float((merged[name] - tensor).abs().max()) for name, tensor in reference.items())
-            if tool == "ours":
-                (self._out / "model.safetensors").replace(self._reference)
+            try:
+                self._run(method, tool, keep=True)
+            except TimeoutError:
+                print(f"{method}: {tool} did not end within {self.limit:.0f} s and is left out", file=sys.stderr)
+                continue
+            found[tool] = None if tool in OURS.values() else self._difference(tool)
         return found
+
+    def _difference(self, tool: str) -> float:
+        """Between what the tool has just merged and what ours merged."""
+        file = self._out / "model.safetensors"
+        merged = load_file(file)
+        if tool == "ours":
+            file.replace(self._reference)
+            return 0.0
+        return max(float((merged[name] - tensor).abs().max()) for name, tensor in load_file(self._reference).items())
 
     def _run(self, method: str, tool: str, keep: bool = False) -> tuple[float, ...]:
         """The figures of a `Row`, in its order."""
@@ -118,7 +129,7 @@ class Bench:
         job = {"tool": tool, "method": method, "base": str(self.base), "experts": experts, "keep": keep}
         command = self._command(job | {"out": str(self._out)})
         self._warm_up()
-        usage = run_measured(command, self.environment, self.folder / "log.txt")
+        usage = run_measured(command, self.environment, self.folder / "log.txt", self.limit)
         measured = {"seconds": usage.seconds, "anonymous_before": 0}
         if tool != "mergekit-yaml":
             measured = json.loads((self._out / "measured.json").read_text())
@@ -186,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD", help="(all)")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each tool; medians are printed (5)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of OpenMP (all cores)")
+    parser.add_argument("--limit", type=float, help="seconds; a tool whose process takes longer is left out (none)")
     parser.add_argument("--no-peers", action="store_true", help="ours and the limits only: installs nothing")
     parser.add_argument("--cache", type=Path, default=HERE.parent / ".bench", help="where the peers live (.bench)")
     parser.add_argument("--scratch", type=Path, help="where the models go for the time being (the system's)")
@@ -203,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=chosen.scratch) as scratch:
         with console.status("making models"):
             base, experts = make_models(Path(scratch), chosen.experts, chosen.layers)
-        bench = Bench(Path(scratch), base, experts, peers, environment)
+        bench = Bench(Path(scratch), base, experts, peers, environment, chosen.limit)
         rows = []
         for method in chosen.methods:
             with console.status(f"merging: {method}"):

@@ -36,15 +36,19 @@ class Usage:
     peak: Resident
 
 
-def run_measured(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Usage:
+def run_measured(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, limit: float | None = None
+) -> Usage:
     """Run a command to its end.
 
     Args:
         command: Program and arguments.
         environment: Added to this process's.
         log: Gets what it prints.
+        limit: Seconds after which it is killed.
 
     Raises:
+        TimeoutError: it took longer.
         SystemExit: it failed; the end of what it printed is in the message.
     """
     samples = [Resident(0, 0)]
@@ -54,6 +58,10 @@ def run_measured(command: Sequence[str], environment: Mapping[str, str], log: Pa
     while process.poll() is None:
         samples.append(resident_memory(process.pid))
         time.sleep(_INTERVAL)
+        if limit and time.perf_counter() - start > limit:
+            process.kill()
+            process.wait()
+            raise TimeoutError
     seconds = time.perf_counter() - start
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed ({process.returncode}):\n{log.read_text()[-3000:]}")

@@ -14,10 +14,10 @@ from fusion_eval.merging.calibration import Batch, Calibration, MethodWithData
 from fusion_eval.merging.consensus import weigh
 from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.hyperparameters import require_count, require_not_negative, require_share
-from fusion_eval.merging.matrices import one_thread
 from fusion_eval.merging.state_dict import StateDict, floating_names
 from fusion_eval.merging.stream import is_finite
 from fusion_eval.merging.tensors import Tensors, merge_tensors
+from fusion_eval.merging.threads import one_thread
 
 __all__ = ["AdaMerging"]
 

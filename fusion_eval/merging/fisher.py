@@ -15,10 +15,10 @@ from fusion_eval.merging.calibration import Calibration, MethodWithData, measure
 from fusion_eval.merging.consensus import weigh
 from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.hyperparameters import require_not_negative
-from fusion_eval.merging.matrices import one_thread
 from fusion_eval.merging.memory import process_memory
 from fusion_eval.merging.state_dict import StateDict, distinct_names, named_parameters
 from fusion_eval.merging.tensors import Tensors, merge_whole_tensors
+from fusion_eval.merging.threads import one_thread
 from fusion_eval.merging.weights import expert_weights, require_weights
 
 __all__ = ["Fisher"]

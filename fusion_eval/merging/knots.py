@@ -10,11 +10,11 @@ from torch import Tensor
 
 from fusion_eval.merging.consensus import Consensus, combine, require_consensus, weigh
 from fusion_eval.merging.hyperparameters import require_density, require_finite, require_not_negative
-from fusion_eval.merging.matrices import one_thread
 from fusion_eval.merging.ranks import at_ranks
 from fusion_eval.merging.state_dict import StateDict, floating_names
 from fusion_eval.merging.task_vector import TaskVectorMethod
 from fusion_eval.merging.tensors import Rule, apply_to_whole
+from fusion_eval.merging.threads import one_thread
 from fusion_eval.merging.weights import expert_weights, require_weights
 
 __all__ = ["Knots"]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fusion_eval.merging.tensors import Rule
+from fusion_eval.merging.threads import one_thread
 
-__all__ = ["MatrixRule", "SingularVectors", "decompose", "matrix_rule", "one_thread", "orthogonalize"]
+__all__ = ["MatrixRule", "SingularVectors", "decompose", "matrix_rule", "orthogonalize"]
 
 MatrixRule = Callable[[Tensor], Tensor]
 """Combines the task vectors of one layer, shape `(experts, rows, columns)`, float64, into one, `(rows, columns)`."""
@@ -41,17 +41,6 @@ def matrix_rule(combine: MatrixRule, flatten_kernels: bool, others: Literal["mea
             return combine(vectors.flatten(2)).view(tensor.shape)
 
     return merge
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Matrix products and decompositions that do not depend on how many threads there are."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def decompose(matrix: Tensor, most: int | None = None, made_of: Tensor | None = None) -> SingularVectors:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["Slices", "at_ranks", "at_ranks_of_slices"]
+from fusion_eval.merging.threads import for_each
 
-Slices = Callable[[int], Iterable[Tensor]]
-"""Called with a step, goes through every step-th of some values, slice by slice: each of float32 or float64, flat."""
+__all__ = ["Rows", "at_rank_of_rows", "at_ranks", "windows"]
+
+Piece = TypeVar("Piece")
+
+Rows = Callable[[Piece], Iterable[Tensor]]
+"""Reads, of each of some rows of values, those in a piece: float32 or float64, flat. Threads call it at once."""
 
 _Values = npt.NDArray[Any]
 
 _ELEMENTS_AT_ONCE = 2**15
 _SELECTED_AT_ONCE = 2**17  # up to so many, nothing is faster than a selection among all
-_SAMPLED = 2**16
+_WINDOWS = 2**12
+_WIDTH = 2**5  # a window lies in one page of memory or two
 _DEVIATIONS = 5  # of the rank of the wanted value in a sample: 1 in 2 million samples misses it
 
 
@@ -34,48 +40,92 @@ def at_ranks(values: Tensor, *ranks: int) -> list[float]:
         >>> at_ranks(torch.tensor([3.0, 1.0, 2.0]), 0, 2)
         [1.0, 3.0]
     """
-    return at_ranks_of_slices(lambda step: torch.split(values[::step], _ELEMENTS_AT_ONCE), len(values), *ranks)
+    pieces, sample = torch.split(values, _ELEMENTS_AT_ONCE), cache(lambda: [windows([values])])
+    return [at_rank_of_rows(lambda piece: [piece], pieces, sample, len(values), rank)[0] for rank in ranks]
 
 
-def at_ranks_of_slices(slices: Slices, count: int, *ranks: int) -> list[float]:
-    """The same of values that are not in memory at once.
+def at_rank_of_rows(
+    rows: Rows[Piece], pieces: Sequence[Piece], sample: Callable[[], Sequence[Tensor]], count: int, rank: int
+) -> list[float]:
+    """The same of several rows of values, which are not in memory at once.
 
-    A sample tells between which bounds a wanted value lies. One pass then counts the values below them, and keeps those
-    within, among which it is selected. Should it not be there, it is selected among all.
+    A sample tells between which bounds the wanted value of a row lies. One pass then counts the values below them, and
+    keeps those within, 1 % or so, among which it is selected. Should it not be there, it is selected among all.
 
     Args:
-        slices: The values.
-        count: How many there are, from 1.
-        ranks: From 0, the smallest, to `count - 1`.
+        rows: Reads the values.
+        pieces: Of what, all together.
+        sample: Takes some values of each row, as `windows` does.
+        count: How many values a row has, from 1.
+        rank: From 0, the smallest, to `count - 1`.
     """
     if count <= _SELECTED_AT_ONCE:
-        everything = _everything(slices)
-        return [_select(everything, rank) for rank in ranks]
-    sample = np.sort(_everything(slices, count // _SAMPLED).astype(np.float32))
-    return [_between(slices, rank, *_bounds(sample, rank / count)) for rank in ranks]
+        return [_select(values, rank) for values in _everything(rows, pieces)]
+    bounds = [_bounds(_array(taken), rank / count) for taken in sample()]
+    below: list[list[int]] = [[] for _ in bounds]
+    within: list[list[_Values]] = [[] for _ in bounds]
+
+    def count_and_keep(piece: Piece) -> None:
+        for row, values in enumerate(map(_array, rows(piece))):
+            low, high = bounds[row]
+            smaller = values < low
+            below[row].append(int(np.count_nonzero(smaller)))
+            within[row].append(values[(values <= high) > smaller])
+
+    for_each(count_and_keep, pieces)
+    found = []
+    for row, candidates in enumerate(map(np.concatenate, within)):
+        place = rank - sum(below[row])
+        if 0 <= place < len(candidates):
+            found.append(_select(candidates, place))
+        else:
+            found.append(_select(_everything(partial(_row, rows, row), pieces)[0], rank))
+    return found
+
+
+def windows(parts: Iterable[Tensor]) -> Tensor:
+    """A sample of values: short runs of neighbours, evenly spread, as each takes reading one or two pages of memory.
+
+    Args:
+        parts: The values, one flat tensor after the other.
+
+    Returns:
+        Shape `(windows, width)`, float64.
+    """
+    parts = list(parts)
+    step = max(_WIDTH, sum(map(len, parts)) // _WINDOWS)
+    found, skip = [], 0
+    for part in parts:
+        if len(part) >= skip + _WIDTH:
+            found.append(part[skip:].unfold(0, _WIDTH, step).double())
+        skip = (skip - len(part)) % step
+    return torch.cat(found) if found else torch.empty(0, _WIDTH, dtype=torch.float64)
 
 
 def _bounds(sample: _Values, share: float) -> tuple[np.float32, np.float32]:
-    """What lies surely below and surely above the value that the given share of all values is smaller than."""
-    size = len(sample)
-    margin = 1 + _DEVIATIONS * (size * share * (1 - share)) ** 0.5
-    low, high = int(share * size - margin), int(share * size + margin) + 1
-    return sample[low] if low >= 0 else np.float32(-np.inf), sample[high] if high < size else np.float32(np.inf)
+    """What lies surely below and surely above the value that the given share of all values is smaller than.
+
+    Neighbours may be alike. So the error of the share is estimated from how much it differs between windows.
+    """
+    values = np.sort(sample.astype(np.float32), axis=None)
+    if not len(values):
+        return np.float32(-np.inf), np.float32(np.inf)
+    smaller = (sample < values[min(int(share * len(values)), len(values) - 1)]).sum(axis=1)
+    margin = 1 + _DEVIATIONS * float(smaller.std()) * len(sample) ** 0.5
+    low, high = int(share * len(values) - margin), int(share * len(values) + margin) + 1
+    return (
+        values[low] if low >= 0 else np.float32(-np.inf),
+        values[high] if high < len(values) else np.float32(np.inf),
+    )
 
 
-def _between(slices: Slices, rank: int, low: np.float32, high: np.float32) -> float:
-    smaller, within = 0, []
-    for values in map(_array, slices(1)):
-        smaller += np.count_nonzero(values < low)
-        within.append(values[(values >= low) & (values <= high)])
-    candidates = np.concatenate(within)
-    if 0 <= rank - smaller < len(candidates):
-        return _select(candidates, rank - smaller)
-    return _select(_everything(slices), rank)
+def _row(rows: Rows[Piece], row: int, piece: Piece) -> list[Tensor]:
+    return [values for place, values in enumerate(rows(piece)) if place == row]
 
 
-def _everything(slices: Slices, step: int = 1) -> _Values:
-    return np.concatenate([_array(values) for values in slices(step)])
+def _everything(rows: Rows[Piece], pieces: Sequence[Piece]) -> list[_Values]:
+    read = [[_array(values) for values in rows(piece)] for piece in pieces]
+    return [np.concatenate(row) for row in zip(*read, strict=True)]
 
 
 def _array(values: Tensor) -> _Values:

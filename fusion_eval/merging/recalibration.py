@@ -13,10 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fusion_eval.errors import ConfigError, MergeError
 from fusion_eval.merging.calibration import Calibration, MethodWithData
-from fusion_eval.merging.matrices import one_thread
 from fusion_eval.merging.method import MergingMethod, PerTaskMethod
 from fusion_eval.merging.state_dict import StateDict, distinct_names
 from fusion_eval.merging.tensors import Tensors
+from fusion_eval.merging.threads import one_thread
 
 __all__ = ["Recalibrated"]
 

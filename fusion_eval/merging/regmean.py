@@ -13,10 +13,10 @@ from fusion_eval.merging.calibration import Calibration, MethodWithData, measure
 from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.hyperparameters import require_share
 from fusion_eval.merging.linear_layers import LinearLayer, gram_matrices, linear_layers
-from fusion_eval.merging.matrices import one_thread
 from fusion_eval.merging.memory import process_memory
 from fusion_eval.merging.state_dict import StateDict, distinct_names
 from fusion_eval.merging.tensors import Tensors, merge_whole_tensors
+from fusion_eval.merging.threads import one_thread
 
 __all__ = ["RegMean"]
 

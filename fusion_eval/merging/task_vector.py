@@ -49,11 +49,13 @@ class TaskVectorMethod(MergingMethod):
         rule = cache(lambda: self.rule(base, read))
         group = self._group(base, read) if process_memory.limit else None
 
-        def add(name: str, ours: Tensor, theirs: Sequence[Tensor]) -> Tensor:
-            def make() -> Tensor:
-                return self.apply(rule(), name, ours, theirs)
+        def move(name: str, ours: Tensor, theirs: Any) -> Tensor:
+            return rule()(name, ours, theirs).mul_(self.scaling).add_(ours)
 
-            vector = make() if group is None else process_memory.recall(group, name, make)
+        def add(name: str, ours: Tensor, theirs: Sequence[Tensor]) -> Tensor:
+            if group is None:
+                return self.apply(move, name, ours, theirs)
+            vector = process_memory.recall(group, name, lambda: self.apply(rule(), name, ours, theirs))
             return (self.scaling * vector).add_(wide(ours))  # `alpha` would round once or twice, as the threads fall
 
         return merge_floating(base, read, add)

@@ -11,6 +11,7 @@ from torch import Tensor
 from fusion_eval.errors import MergeError
 from fusion_eval.merging.state_dict import StateDict, distinct_names, wide
 from fusion_eval.merging.stream import is_finite
+from fusion_eval.merging.threads import for_each
 
 __all__ = [
     "Rule",
@@ -38,7 +39,7 @@ Sum = Callable[[str, Tensor, Sequence[Tensor]], Tensor]
 """A rule that adds up: it takes the elements of the `n` experts one after the other, each of shape `(k,)`."""
 
 _STACKED_AT_ONCE = 2**14  # few enough that what a rule computes stays in the cache: 4 times as fast as whole layers
-_SUMMED_AT_ONCE = 2**17  # the sum stays in the cache, what is added need not
+_SUMMED_AT_ONCE = 2**16  # the sum stays in the cache, what is added need not
 
 
 def merge_tensors(base: StateDict, experts: Mapping[str, StateDict], rule: Rule) -> Tensors:
@@ -77,7 +78,13 @@ def merge_whole_tensors(base: StateDict, experts: Mapping[str, StateDict], rule:
 
 def apply_rule(rule: Rule, name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Tensor:
     """What a rule makes of one tensor, of shape `*shape`, and the experts' of its name, slice by slice."""
-    return _by_slices(_STACKED_AT_ONCE, tensor, theirs, lambda ours, others: rule(name, ours, torch.stack(others)))
+    dtype = widest([tensor, *theirs])
+    return _by_slices(
+        _STACKED_AT_ONCE,
+        tensor,
+        theirs,
+        lambda ours, others: rule(name, wide(ours), torch.stack([one.to(dtype) for one in others])),
+    )
 
 
 def apply_to_whole(rule: Rule, name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Tensor:
@@ -89,7 +96,9 @@ def apply_to_whole(rule: Rule, name: str, tensor: Tensor, theirs: Sequence[Tenso
 
 def apply_sum(rule: Sum, name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Tensor:
     """The same slice by slice, for a rule that adds up."""
-    return _by_slices(_SUMMED_AT_ONCE, tensor, theirs, partial(rule, name))
+    return _by_slices(
+        _SUMMED_AT_ONCE, tensor, theirs, lambda ours, others: rule(name, wide(ours), [wide(one) for one in others])
+    )
 
 
 def _by_slices(
@@ -97,9 +106,14 @@ def _by_slices(
 ) -> Tensor:
     sources = [source.flatten() for source in (tensor, *theirs)]
     merged = torch.empty_like(sources[0], dtype=widest(sources))
-    if merged.numel():
-        for result, ours, *others in zip(*(torch.split(source, size) for source in (merged, *sources)), strict=True):
-            result.copy_(rule(wide(ours), [wide(one) for one in others]))
+    if not len(merged):
+        return merged.view(tensor.shape)
+
+    def merge(slices: tuple[Tensor, ...]) -> None:
+        result, ours, *others = slices
+        result.copy_(rule(ours, others))
+
+    for_each(merge, list(zip(*(torch.split(source, size) for source in (merged, *sources)), strict=True)))
     return merged.view(tensor.shape)
 
 

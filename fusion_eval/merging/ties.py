@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from fusion_eval.errors import ConfigError
 from fusion_eval.merging.consensus import disjoint_mean
 from fusion_eval.merging.hyperparameters import require_density, require_finite
-from fusion_eval.merging.ranks import at_ranks_of_slices
+from fusion_eval.merging.ranks import at_rank_of_rows, windows
 from fusion_eval.merging.state_dict import StateDict, floating_names
 from fusion_eval.merging.task_vector import TaskVectorMethod
 from fusion_eval.merging.tensors import Rule, widest
@@ -21,7 +20,7 @@ from fusion_eval.merging.weights import expert_weights, require_weights
 
 __all__ = ["Ties"]
 
-_ELEMENTS_AT_ONCE = 2**15  # they stay in the cache
+_ELEMENTS_AT_ONCE = 2**16  # what is computed from them stays in the cache
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Ties(TaskVectorMethod):
         smallest_kept = self._smallest_kept(base, experts)
 
         def merge(name: str, tensor: Tensor, stacked: Tensor) -> Tensor:
-            vectors = stacked - tensor
+            vectors = stacked.sub_(tensor)
             kept = vectors.abs().ge_(smallest_kept[name].to(vectors.dtype))  # 1 or 0: 10 times as fast as to select
             return disjoint_mean(vectors.mul_(kept), weights)  # NaN stays, to be found in the result
 
@@ -74,30 +73,43 @@ class Ties(TaskVectorMethod):
         """For each tensor that is merged, the smallest magnitude each expert keeps in it: shape `(experts, 1)`."""
         names = floating_names(base)
         trimmed_together = [names] if self.trim == "global" else [[name] for name in names]
-        precision = {name: widest([base[name], *(expert[name] for expert in experts.values())]) for name in names}
         found: dict[str, Tensor] = {}
         for group in trimmed_together:
-            wide = {name: precision[name] for name in group}
-            limits = [[_smallest_of_largest(self.density, base, expert, wide)] for expert in experts.values()]
-            found |= dict.fromkeys(group, torch.tensor(limits, dtype=torch.float64))
+            limits = _smallest_of_largest(self.density, _flat(base, group), [_flat(e, group) for e in experts.values()])
+            found |= dict.fromkeys(group, torch.tensor(limits, dtype=torch.float64).unsqueeze(1))
         return found
 
 
-def _smallest_of_largest(share: float, base: StateDict, expert: StateDict, wide: Mapping[str, torch.dtype]) -> float:
-    """Of the given share of largest magnitudes of the task vector within some tensors, the smallest. Exact, in O(d).
+def _flat(state_dict: StateDict, names: Iterable[str]) -> list[Tensor]:
+    return [state_dict[name].flatten() for name in names]
 
-    The tensors come with the dtypes they are merged in, so that a magnitude is the same number here and there.
+
+def _smallest_of_largest(share: float, base: Sequence[Tensor], experts: Sequence[Sequence[Tensor]]) -> list[float]:
+    """Of the given share of largest magnitudes of each expert's task vector, the smallest. Exact, in O(d).
+
+    Args:
+        share: In (0, 1].
+        base: Flat tensors.
+        experts: Of each expert, the tensors of the same names.
     """
-    count = sum(base[name].numel() for name in wide)
+    count = sum(map(len, base))
     if not count:
-        return 0.0
-    return at_ranks_of_slices(partial(_magnitudes, base, expert, wide), count, count - max(1, int(share * count)))[0]
+        return [0.0 for _ in experts]
+    dtypes = [widest(tensors) for tensors in zip(base, *experts, strict=True)]  # they are merged in
 
+    def magnitudes(piece: tuple[int, slice]) -> Iterator[Tensor]:
+        tensor, place = piece
+        ours = base[tensor][place].to(dtypes[tensor])
+        for expert in experts:
+            yield expert[tensor][place].to(dtypes[tensor]).sub(ours).abs_()
 
-@torch.no_grad()
-def _magnitudes(base: StateDict, expert: StateDict, wide: Mapping[str, torch.dtype], step: int) -> Iterator[Tensor]:
-    """Of every step-th parameter of the task vector within some tensors, slice by slice: each flat."""
-    for name, dtype in wide.items():
-        sources = (expert[name].flatten()[::step], base[name].flatten()[::step])
-        for theirs, ours in zip(*(torch.split(source, _ELEMENTS_AT_ONCE) for source in sources), strict=True):
-            yield (theirs.to(dtype) - ours.to(dtype)).abs_()
+    def sample() -> list[Tensor]:
+        ours = windows(base)
+        return [(windows(expert) - ours).abs_() for expert in experts]
+
+    pieces = [
+        (tensor, slice(start, start + _ELEMENTS_AT_ONCE))
+        for tensor, ours in enumerate(base)
+        for start in range(0, len(ours), _ELEMENTS_AT_ONCE)
+    ]
+    return at_rank_of_rows(magnitudes, pieces, sample, count, count - max(1, int(share * count)))

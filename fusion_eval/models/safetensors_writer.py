@@ -38,6 +38,9 @@ _DTYPES = {
 }
 
 
+_SYNCED_AT_ONCE = 2**25  # bytes; so the disk writes while the merge goes on, and little is left to wait for at the end
+
+
 class SafetensorsWriter:
     """Writes tensors into an open file as they come; holds none of them.
 
@@ -60,6 +63,7 @@ class SafetensorsWriter:
         self._layout = layout
         self._place = place
         self._offsets: dict[str, int] = {}
+        self._unsynced = 0
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         end = 0
         for name in sorted(layout, key=lambda name: -layout[name][1].itemsize):
@@ -90,6 +94,10 @@ class SafetensorsWriter:
             raise CheckpointError(f"{self._place}: tensor {name!r} is {is_now}, where {dtype} {shape} is expected")
         elements = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         self._write_at(self._data_start + self._offsets.pop(name), elements.data)
+        self._unsynced += len(elements)
+        if self._unsynced >= _SYNCED_AT_ONCE:
+            os.fsync(self._file.fileno())
+            self._unsynced = 0
 
     def finish(self) -> None:
         """Bring everything to the disk.

@@ -6,6 +6,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,33 +26,43 @@ _WHOLE = "model.safetensors"
 _DTYPE_KEYS = {"dtype", "torch_dtype"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class MergeWriter:
-    """Takes the tensors of a merge in any order.
+    """Takes the tensors of a merge in any order, and writes them while the next ones are merged.
 
     Attributes:
         target: Where the merge is saved.
         stored_name: Name in the architecture to name in the checkpoint.
         shard_of: Name in the checkpoint to what writes it.
+        thread: Writes.
     """
 
     target: Path
     stored_name: Mapping[str, str]
     shard_of: Mapping[str, SafetensorsWriter]
+    thread: Executor
+    _writing: Future[None] | None = None
 
     def write(self, name: str, tensor: Tensor) -> None:
         """Write one merged tensor; nothing if it is tied to another and the base stores only that.
 
         Args:
             name: In the architecture.
-            tensor: Merged, of the dtype it is saved in.
+            tensor: Merged, of the dtype it is saved in; not to be changed any more.
 
         Raises:
-            CheckpointError: It is not of the expected shape or dtype, is written already, or cannot be written.
+            CheckpointError: The one before is not of the expected shape or dtype, was written already, or cannot be
+                written.
         """
         if stored := self.stored_name.get(name):
+            self.wait()
+            self._writing = self.thread.submit(self.shard_of[stored].write, stored, tensor)
+
+    def wait(self) -> None:
+        """Until the last tensor is written, or raise what `write` does."""
+        if self._writing is not None:
             with _naming(self.target):
-                self.shard_of[stored].write(stored, tensor)
+                self._writing.result()
 
 
 @contextmanager
@@ -67,7 +78,8 @@ def saving(
 
     Everything is written beside `path` under a hidden name, reaches the disk, and gets its name when the block ends: a
     merge that fails or is interrupted leaves nothing, one that is killed only what is hidden. One tensor is held at a
-    time. Tensors of the base checkpoint outside of the architecture (a head, another tower) are copied.
+    time: a thread writes it while the next one is merged. Tensors of the base checkpoint outside of the architecture
+    (a head, another tower) are copied.
 
     Args:
         path: A file that ends in `.safetensors`, or else a directory, which is made. If the base is a directory, its
@@ -115,10 +127,13 @@ def saving(
             for name, tensor in stored.items():
                 if name not in merged:
                     shard_of[name].write(name, tensor)
-        yield MergeWriter(target, stored_name, shard_of)
+        with ThreadPoolExecutor(1) as thread:
+            writer = MergeWriter(target, stored_name, shard_of, thread)
+            yield writer
+            writer.wait()
         with _naming(target):
-            for writer in writers.values():
-                writer.finish()
+            for shard in writers.values():
+                shard.finish()
             (hidden / _WHOLE if one_file else hidden).replace(target)
 
 

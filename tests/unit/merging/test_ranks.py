@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fusion_eval.merging.ranks import at_ranks, at_ranks_of_slices
+from fusion_eval.merging.ranks import at_rank_of_rows, at_ranks, windows
 
 COUNT = 300_000  # enough that only a part is selected from
 RANKS = (0, 1, COUNT // 3, int(0.8 * COUNT), COUNT - 2, COUNT - 1)
@@ -50,11 +48,35 @@ def test_few_values_as_sorted(numbers: list[float], data: st.DataObject) -> None
     np.testing.assert_array_equal(at_ranks(values, rank), sorted_values(values)[[rank]])
 
 
-def test_slices_of_two_dtypes_as_sorted() -> None:
+@pytest.mark.parametrize("threads", [1, 4])
+def test_rows_of_pieces_of_two_dtypes_as_sorted(threads: int) -> None:
     single, double = many("normal"), many("normal").double() * 1.0000001
+    rows = [[single, double], [double, single * 3]]
 
-    def slices(step: int) -> Iterator[Tensor]:
-        yield from (single[::step], double[::step])
+    def read(piece: int) -> list[Tensor]:
+        return [row[piece] for row in rows]
 
-    expected = np.sort(np.concatenate([single.numpy(), double.numpy()]))
-    assert at_ranks_of_slices(slices, 2 * COUNT, *RANKS) == expected[list(RANKS)].tolist()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        for rank in (0, COUNT, 2 * COUNT - 1):
+            found = at_rank_of_rows(read, range(2), lambda: [windows(row) for row in rows], 2 * COUNT, rank)
+            assert found == [float(np.sort(np.concatenate([part.numpy() for part in row]))[rank]) for row in rows]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_windows_are_spread_evenly_over_all_parts() -> None:
+    values = torch.arange(1_000_000)
+    taken = windows([values[:5], values[5:300_000], values[300_000:300_010], values[300_010:]])
+    starts = taken[:, 0]
+    assert torch.equal(taken, starts.unsqueeze(1) + torch.arange(32))
+    assert set(starts.diff().tolist()) == {1_000_000 // 4096}
+
+
+def test_a_sample_that_tells_nothing_is_no_matter() -> None:
+    values = many("normal").split(10)  # too small for any window
+    sample = windows(values)
+    assert len(sample) == 0
+    found = at_rank_of_rows(lambda piece: [piece], values, lambda: [sample], COUNT, 1000)
+    assert found == [float(sorted_values(torch.cat(values))[1000])]
