@@ -24,15 +24,15 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from fusion_eval.data import Samples
 from fusion_eval.engine.ahead import RowsAhead
+from fusion_eval.engine.assignment import Assignment
 from fusion_eval.engine.members import Member
 from fusion_eval.engine.module import columns_to_keep
 from fusion_eval.engine.placement import Placement, Subject
 from fusion_eval.engine.reading import Batch
 from fusion_eval.engine.sample_memory import SampleRows
 from fusion_eval.engine.stack import OutputBytes, Stack, of_model, tensors_of
-from fusion_eval.tasks import Prediction, Task
+from fusion_eval.tasks import Prediction
 
 __all__ = ["Choice", "GroupPass"]
 
@@ -109,17 +109,15 @@ class GroupPass:
     """One pass over a task, for one model and those that go along with it; or the pass that measures the model alone.
 
     Args:
-        task: The task.
-        samples: The loaded data.
-        total: How many samples are evaluated.
+        assignment: What is evaluated in this turn.
         choice: What is known, and to be found out.
         members: Those that go along; none while the model alone is measured.
     """
 
-    def __init__(self, task: Task, samples: Samples, total: int, choice: Choice, members: Sequence[Member]) -> None:
-        self._task = task
-        self._samples = samples
-        self._total = total
+    def __init__(self, assignment: Assignment, choice: Choice, members: Sequence[Member]) -> None:
+        self._task = assignment.task
+        self._samples = assignment.samples
+        self._total = len(assignment.indices)
         self._choice = choice
         self._members = list(members)
         self._stack: Stack | None = None

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch import nn
-from torchmetrics import Metric
 
-from fusion_eval.data import Samples
 from fusion_eval.engine.ahead import process_ahead
+from fusion_eval.engine.assignment import Assignment
 from fusion_eval.engine.fingerprint import code_of, describe_architecture, fingerprint_weights
 from fusion_eval.engine.key import dependencies, process_key
 from fusion_eval.engine.placement import Subject
 from fusion_eval.engine.prepare import find_head
 from fusion_eval.engine.store import DiskStore, process_store
 from fusion_eval.models import MergedModel
-from fusion_eval.tasks import Task
 
 __all__ = ["Admission", "Member"]
 
@@ -41,25 +38,13 @@ class Admission:
     """Lets in the models that differ in nothing but weights, and whose result nobody knows.
 
     Args:
-        name: Of the task.
-        task: The task.
-        metrics: Its metrics.
-        samples: The loaded data.
-        indices: Which samples are evaluated.
-        subject: The model whose turn it is, and the head.
-        fingerprints: Of its weights, the head and the data.
+        assignment: What is evaluated in this turn.
         settings: What else decides the numbers.
         store: Of results.
         share: Whether heads that were loaded before will do.
     """
 
-    name: str
-    task: Task
-    metrics: Mapping[str, Metric]
-    samples: Samples
-    indices: np.ndarray
-    subject: Subject
-    fingerprints: Mapping[str, str]
+    assignment: Assignment
     settings: dict[str, Any]
     store: DiskStore | None
     share: bool
@@ -71,25 +56,26 @@ class Admission:
 
     def _key(self, model: nn.Module) -> Hashable | None:
         """What the result of a model depends on; None where it may not go along."""
-        ours, theirs = self.subject.backbone, Subject(model, None, "").backbone
-        if type(model) is not type(self.subject.model) or code_of(ours) != code_of(theirs):
+        turn, task = self.assignment, self.assignment.task
+        ours, theirs = turn.subject.backbone, Subject(model, None, "").backbone
+        if type(model) is not type(turn.subject.model) or code_of(ours) != code_of(theirs):
             return None
         if describe_architecture(ours) != describe_architecture(theirs) or _varies(model):
             return None
-        head = find_head(self.name, self.task, model, self.share)
+        head = find_head(turn.name, task, model, self.share)
         fingerprints = {
-            **self.fingerprints,
+            **turn.fingerprints,
             "weights": fingerprint_weights(model),
             "head": "none" if head is None else fingerprint_weights(head),
         }
-        if fingerprints == self.fingerprints or fingerprints["head"] != self.fingerprints["head"]:
+        if fingerprints == turn.fingerprints or fingerprints["head"] != turn.fingerprints["head"]:
             return None
         parts = [part for part in (model, head) if part is not None]
-        key = process_key(fingerprints, self.task, self.metrics, self.indices, parts, self.settings)
+        key = process_key(fingerprints, task, turn.metrics, turn.indices, parts, self.settings)
         if key is None or key in process_store or key in process_ahead:
             return None
         if self.store is not None:
-            depends_on = dependencies(fingerprints, self.task, model, head, self.samples, self.indices, self.settings)
+            depends_on = dependencies(fingerprints, task, model, head, turn.samples, turn.indices, self.settings)
             if depends_on is not None and self.store.holds(depends_on):
                 return None
         return key

@@ -11,18 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from torchmetrics import Metric
 
-from fusion_eval.data import Samples
+from fusion_eval.engine.assignment import Assignment
 from fusion_eval.engine.batch_size import is_out_of_memory
 from fusion_eval.engine.columns import Columns
-from fusion_eval.engine.placement import Placement, Subject
+from fusion_eval.engine.placement import Placement
 from fusion_eval.engine.ranks import all_ranks, raise_together, require_agreement
 from fusion_eval.engine.reading import Batch, Feed
 from fusion_eval.engine.sample_memory import SampleRows
 from fusion_eval.engine.shard import by_length, interleave
 from fusion_eval.errors import TaskError
-from fusion_eval.tasks import Prediction, Task
+from fusion_eval.tasks import Prediction
 
 if TYPE_CHECKING:
     from fusion_eval.engine.group import GroupPass
@@ -44,14 +43,10 @@ class TaskModule(pl.LightningModule):
     of `indices`, and, if `keep_updates`, `updates` what the metrics were given, and `rows` both for a later pass.
 
     Args:
-        name: Prefix of the logged metrics, which keeps the tasks of one reused Trainer apart.
-        task: The task.
-        metrics: Its metrics, fresh.
-        subject: The model under test and the head. They are moved to the Trainer's device and stay there: Lightning,
-            which would move them back to the CPU after every task, does not see them.
-        samples: The loaded data.
-        indices: Shape `(n,)`: which samples are evaluated, over all ranks.
-        feed: Brings them.
+        assignment: What is evaluated. The task's name is the prefix of the logged metrics, which keeps the tasks of one
+            reused Trainer apart. Model and head are moved to the Trainer's device and stay there: Lightning, which
+            would move them back to the CPU after every task, does not see them.
+        feed: Brings the samples.
         placement: In which form the model runs.
         keep_updates: Whether what the metrics are given is kept, for a bootstrap or for `rows`.
         known: Rows of earlier passes: these samples do not go through the model again; at least one sample a rank does.
@@ -60,12 +55,7 @@ class TaskModule(pl.LightningModule):
 
     def __init__(
         self,
-        name: str,
-        task: Task,
-        metrics: dict[str, Metric],
-        subject: Subject,
-        samples: Samples,
-        indices: np.ndarray,
+        assignment: Assignment,
         feed: Feed,
         placement: Placement,
         keep_updates: bool,
@@ -73,19 +63,20 @@ class TaskModule(pl.LightningModule):
         group: GroupPass | None = None,
     ) -> None:
         super().__init__()
-        self.metrics = metrics
+        self.metrics = assignment.metrics
+        self.indices = assignment.indices
         self.values: dict[str, float] = {}
         self.evaluated = 0
         self.columns: dict[str, np.ndarray] = {}
         self.updates: tuple[np.ndarray, np.ndarray] | None = None
         self.rows: SampleRows | None = None
-        self._name = name
-        self._task = task
-        self._subject = subject
-        self._samples = samples
-        self.indices = indices
+        self._name = assignment.name
+        self._task = assignment.task
+        self._subject = assignment.subject
+        self._samples = assignment.samples
         self._known = known
-        self._ordered = by_length(samples, indices if known is None else np.setdiff1d(indices, known.indices))
+        rest = self.indices if known is None else np.setdiff1d(self.indices, known.indices)
+        self._ordered = by_length(self._samples, rest)
         self._feed = feed
         self._placement = placement
         self._keep_updates = keep_updates

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,11 +16,11 @@ import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from torch import nn
-from torchmetrics import Metric
 
-from fusion_eval.data import DataCache, Samples
+from fusion_eval.data import DataCache
 from fusion_eval.engine.access import Access
 from fusion_eval.engine.ahead import process_ahead
+from fusion_eval.engine.assignment import Assignment
 from fusion_eval.engine.batch_size import BatchSize
 from fusion_eval.engine.evaluate import evaluate
 from fusion_eval.engine.fingerprint import describe_architecture, fingerprint_config, fingerprint_weights
@@ -179,38 +179,10 @@ class Runner:
         known = None if key is None else process_store.get(key)
         if known is not None:
             return known
-        what = f"{label} on {name}"
         version = fingerprint_config(fingerprints["weights"], describe_architecture(model))
-        subject = Subject(model, head, version)
-        reader = partial(self._open, name, task, samples, selected, fingerprints["data"])  # of which a part may be read
-        admission = Admission(
-            name,
-            task,
-            metrics,
-            samples,
-            indices,
-            subject,
-            fingerprints,
-            self._settings,
-            self._disk_store,
-            share=self.resident != "off",
-        )
-        group = partial(self._start_group, admission, coming)
-        run = partial(
-            self._evaluate,
-            what,
-            name,
-            task,
-            metrics,
-            subject,
-            samples,
-            indices,
-            fingerprints,
-            reader,
-            memory,
-            key,
-            group,
-        )
+        assignment = Assignment(name, task, metrics, Subject(model, head, version), samples, indices, fingerprints, key)
+        what = f"{label} on {name}"
+        run = partial(self._evaluate, assignment, selected, what, memory, coming)
         depends_on = partial(dependencies, fingerprints, task, model, head, samples, indices, self._settings)
         result = self.recall_or(run, depends_on, what)
         if key is not None:
@@ -241,27 +213,24 @@ class Runner:
 
     def _evaluate(
         self,
+        assignment: Assignment,
+        selected: np.ndarray,
         what: str,
-        name: str,
-        task: Task,
-        metrics: dict[str, Metric],
-        subject: Subject,
-        samples: Samples,
-        indices: np.ndarray,
-        fingerprints: dict[str, str],
-        open_reader: Callable[[], Reader],
         memory: SampleMemory | None,
-        key: Hashable | None,
-        start_group: Callable[[BatchSize], GroupPass | None],
+        coming: Iterable[nn.Module],
     ) -> TaskResult:
-        feed = Feed(open_reader(), self._size(task, subject), self.num_workers, self._device.type == "cuda")
+        """One pass over the samples; `selected` are those that later passes may ask for, too."""
+        name, task, fingerprints = assignment.name, assignment.task, assignment.fingerprints
+        reader = self._open(assignment, selected)
+        size = self._size(task, assignment.subject)
         placement = Placement(self.channels_last, self.compile)
-        known = process_ahead.take(key)
+        known = process_ahead.take(assignment.key)
         if known is None and memory is not None:
-            known = memory.recall(name, fingerprints, indices, unknown=self.processes)
-        group = start_group(feed.size) if known is None and key is not None else None
+            known = memory.recall(name, fingerprints, assignment.indices, unknown=self.processes)
+        group = self._start_group(assignment, coming, size) if known is None else None
+        feed = Feed(reader, size, self.num_workers, pin_memory=self._device.type == "cuda")
         keep = self.bootstrap > 0 or memory is not None or known is not None
-        module = TaskModule(name, task, metrics, subject, samples, indices, feed, placement, keep, known, group)
+        module = TaskModule(assignment, feed, placement, keep, known, group)
         self._progress.announce(what)
         try:
             with quiet(), nullcontext() if group is None else group.placed(placement, self._trainer):
@@ -275,30 +244,34 @@ class Runner:
             group.finish(process_ahead)
         return result
 
-    def _start_group(self, admission: Admission, coming: Iterable[nn.Module], size: BatchSize) -> GroupPass | None:
+    def _start_group(self, assignment: Assignment, coming: Iterable[nn.Module], size: BatchSize) -> GroupPass | None:
         """Who goes along with a model; None where nobody does, and nothing is to be measured."""
-        task, subject, total = admission.task, admission.subject, len(admission.indices)
         most = _MOST if self.group == "auto" else self.group
         alone = self.processes > 1 or self.compile or type(self._trainer.precision_plugin) not in _PRECISIONS
-        if not coming or alone or not size.settled or most == "off":
+        if not coming or assignment.key is None or alone or not size.settled or most == "off":
             return None
-        samples = min(size.size, total)
+        task, subject, samples = assignment.task, assignment.subject, min(size.size, len(assignment.indices))
         choice = _choices.setdefault((self._kind(task, subject), samples), Choice(samples))
         if not choice.measured:
-            return GroupPass(task, admission.samples, total, choice, [])
+            return GroupPass(assignment, choice, [])
+        admission = Admission(assignment, self._settings, self._disk_store, share=self.resident != "off")
         members = admission.members(coming, choice.room(subject.model, most) - 1)
         if not members or choice.is_faster(len(members) + 1) is False:
             return None
-        return GroupPass(task, admission.samples, total, choice, members)
+        return GroupPass(assignment, choice, members)
 
-    def _open(self, name: str, task: Task, samples: Samples, indices: np.ndarray, fingerprint: str) -> Reader:
-        """What reads the samples, on all ranks or on none."""
+    def _open(self, assignment: Assignment, selected: np.ndarray) -> Reader:
+        """What reads the selected samples, on all ranks or on none."""
         reader, error = None, None
+        name, task, samples = assignment.name, assignment.task, assignment.samples
         resident = self.resident if self.processes == 1 else "off"  # of several, each would hold all
         try:
-            with self._progress.preparing(name, len(indices)) as advance:
+            with self._progress.preparing(name, len(selected)) as advance:
                 access = Access(self.cache or DataCache("off"), resident, self._device, advance)
-                reader = access.open(task.data, samples, fingerprint, indices, lambda batch: task.check(batch, samples))
+                fingerprint = assignment.fingerprints["data"]
+                reader = access.open(
+                    task.data, samples, fingerprint, selected, lambda batch: task.check(batch, samples)
+                )
         except Exception as raised:
             error = raised
         raise_together(error)
