@@ -19,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from hydra.types import HydraContext
+from hydra.types import HydraContext, RunMode
 from hydra.utils import get_class
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -79,7 +79,8 @@ class SweepDirectory(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Jobs run in this process, so that is when to look at how far the sweep is."""
-        begin_job(config.hydra.job.num)
+        if config.hydra.mode is RunMode.MULTIRUN:  # elsewhere jobs have no number
+            begin_job(config.hydra.job.num)
         for progress in _progress:
             progress.here()
 

@@ -111,7 +111,7 @@ def test_the_command_is_quick_to_help_and_clear_in_refusal(report_command, tmp_p
     assert "leaderboard" in report_command("--help").stdout
     assert time.monotonic() - started < 5  # 0.2 s on an idle machine
     assert "nowhere: no such directory" in report_command("leaderboard", "nowhere", code=1).stderr
-    assert "no complete run" in report_command("leaderboard", ".", code=1).stderr
+    assert ".: no run" in report_command("leaderboard", ".", code=1).stderr
     (tmp_path / "report.json").write_text("{}")
     assert "no digest" in report_command("verify", ".", code=1).stdout
     assert "no digest" in report_command("compare", ".", ".", code=1).stderr

@@ -234,7 +234,13 @@ def test_published_corrupted_images_are_a_split(golden, data, tmp_path):
 
 def test_a_split_of_another_size_is_refused(data):
     overrides = [line for line in paths_of(TA8, data) if "expected_size" not in line]
-    cfg = compose(["taskpool=clip_single_sun397", *[line for line in overrides if "tasks.sun397" in line]])
+    cfg = compose(
+        [
+            "taskpool=clip_single_sun397",
+            "modelpool=clip_vit_b32_ta8",
+            *[line for line in overrides if "tasks.sun397" in line],
+        ]
+    )
     with pytest.raises(Exception, match=r"19,?850.*12|12.*19,?850"):
         build(cfg.taskpool).tasks["sun397"].data.load()
 

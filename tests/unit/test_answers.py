@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +37,10 @@ def store(tmp_path):
 def run(tmp_path, store, monkeypatch):
     """`run(*overrides)`: a job, and how many models it merged; its checkpoints lie in `tmp_path`."""
     monkeypatch.setattr("fusion_eval.answers.SETTLED", -60.0)
+    for name, module in list(sys.modules.items()):  # what other tests wrote, and imported, is no code of this job
+        origin = getattr(getattr(module, "__spec__", None), "origin", None)
+        if origin is not None and Path(origin).is_relative_to(tempfile.gettempdir()):
+            monkeypatch.delitem(sys.modules, name)
     names = ("optdigits", "mnist")
     for name in ("base", *names):
         shutil.copy(files("fusion_eval.zoo") / f"{name}.safetensors", tmp_path)
