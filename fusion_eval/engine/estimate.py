@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torchmetrics import Metric
 
 from fusion_eval.errors import TaskError
+from fusion_eval.merging.threads import one_thread
 from fusion_eval.report.statistics import bootstrap_standard_error, standard_error_of_mean
 from fusion_eval.tasks import Task
 
@@ -100,16 +100,6 @@ def _bootstrap(
         replica.update(predicted[chosen], expected[chosen])
         return float(replica.compute())
 
-    with _one_thread(), torch.inference_mode():
+    # a resample is too small to share: on a busy machine, waiting for a second thread costs ten times the work
+    with one_thread(), torch.inference_mode():
         return bootstrap_standard_error(statistic, len(expected), resamples, seed, groups)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """A resample is too small to share: on a busy machine, waiting for a second thread costs ten times the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

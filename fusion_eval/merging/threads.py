@@ -45,7 +45,7 @@ def for_each(work: Callable[[_Item], None], items: Sequence[_Item]) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Matrix products and decompositions that do not depend on how many threads there are."""
+    """Compute on one thread: matrix products and decompositions do not depend on how many there are then."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
