@@ -176,8 +176,14 @@ def conclude_sweep() -> bool:
     """
     while _progress:
         _progress.pop().stop()
-    directory = Path(os.environ.get(_DIRECTORY, "no sweep"))
-    if not is_first_process() or not any(directory.rglob("report.json")):
+    try:
+        return not is_first_process() or _conclude(Path(os.environ.get(_DIRECTORY, "no sweep")))
+    finally:
+        os.environ.pop(_DIRECTORY, None)  # what runs in this process after it, or is started by it, is no part of it
+
+
+def _conclude(directory: Path) -> bool:
+    if not any(directory.rglob("report.json")):
         return True
     from fusion_eval.report_cli import write_and_print_leaderboard
     from fusion_eval.selection import conclude_selection

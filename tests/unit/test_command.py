@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -71,6 +72,7 @@ def test_an_objective_of_swept_tasks_is_left_to_the_jobs(monkeypatch, capsys, tm
     with pytest.raises(SystemExit):
         main()
     assert capsys.readouterr().err.count("did you mean 'mean.loss'?") >= 2
+    assert "FUSION_EVAL_SWEEP_DIR" not in os.environ  # a later command is no part of this sweep
 
 
 def test_a_directory_without_permission_is_refused(tmp_path, monkeypatch):

@@ -160,5 +160,6 @@ def test_children_of_a_distributed_run_do_not_conclude(monkeypatch, tmp_path):
     (tmp_path / "report.json").write_text("garbage")
     monkeypatch.setenv("FUSION_EVAL_SWEEP_DIR", str(tmp_path))
     assert not conclude_sweep()
+    monkeypatch.setenv("FUSION_EVAL_SWEEP_DIR", str(tmp_path))
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert conclude_sweep()
