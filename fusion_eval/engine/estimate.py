@@ -9,9 +9,9 @@ import torch
 from torchmetrics import Metric
 
 from fusion_eval.errors import TaskError
-from fusion_eval.merging.threads import one_thread
 from fusion_eval.report.statistics import bootstrap_standard_error, standard_error_of_mean
 from fusion_eval.tasks import Task
+from fusion_eval.threads import one_thread
 
 __all__ = ["estimate_metrics"]
 

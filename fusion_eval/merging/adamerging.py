@@ -17,7 +17,7 @@ from fusion_eval.merging.hyperparameters import require_count, require_not_negat
 from fusion_eval.merging.state_dict import StateDict, floating_names
 from fusion_eval.merging.stream import is_finite
 from fusion_eval.merging.tensors import Tensors, merge_tensors
-from fusion_eval.merging.threads import one_thread
+from fusion_eval.threads import one_thread
 
 __all__ = ["AdaMerging"]
 

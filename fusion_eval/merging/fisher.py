@@ -18,8 +18,8 @@ from fusion_eval.merging.hyperparameters import require_not_negative
 from fusion_eval.merging.memory import process_memory
 from fusion_eval.merging.state_dict import StateDict, distinct_names, named_parameters
 from fusion_eval.merging.tensors import Tensors, merge_whole_tensors
-from fusion_eval.merging.threads import one_thread
 from fusion_eval.merging.weights import expert_weights, require_weights
+from fusion_eval.threads import one_thread
 
 __all__ = ["Fisher"]
 

@@ -14,8 +14,8 @@ from fusion_eval.merging.ranks import at_ranks
 from fusion_eval.merging.state_dict import StateDict, floating_names
 from fusion_eval.merging.task_vector import TaskVectorMethod
 from fusion_eval.merging.tensors import Rule, apply_to_whole
-from fusion_eval.merging.threads import one_thread
 from fusion_eval.merging.weights import expert_weights, require_weights
+from fusion_eval.threads import one_thread
 
 __all__ = ["Knots"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fusion_eval.merging.tensors import Rule
-from fusion_eval.merging.threads import one_thread
+from fusion_eval.threads import one_thread
 
 __all__ = ["MatrixRule", "SingularVectors", "decompose", "matrix_rule", "orthogonalize"]
 

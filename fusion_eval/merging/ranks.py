@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fusion_eval.merging.threads import for_each
+from fusion_eval.threads import for_each
 
 __all__ = ["Rows", "at_rank_of_rows", "at_ranks", "windows"]
 

@@ -16,7 +16,7 @@ from fusion_eval.merging.calibration import Calibration, MethodWithData
 from fusion_eval.merging.method import MergingMethod, PerTaskMethod
 from fusion_eval.merging.state_dict import StateDict, distinct_names
 from fusion_eval.merging.tensors import Tensors
-from fusion_eval.merging.threads import one_thread
+from fusion_eval.threads import one_thread
 
 __all__ = ["Recalibrated"]
 

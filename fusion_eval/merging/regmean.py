@@ -16,7 +16,7 @@ from fusion_eval.merging.linear_layers import LinearLayer, gram_matrices, linear
 from fusion_eval.merging.memory import process_memory
 from fusion_eval.merging.state_dict import StateDict, distinct_names
 from fusion_eval.merging.tensors import Tensors, merge_whole_tensors
-from fusion_eval.merging.threads import one_thread
+from fusion_eval.threads import one_thread
 
 __all__ = ["RegMean"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fusion_eval.errors import MergeError
 from fusion_eval.merging.state_dict import StateDict, distinct_names, wide
 from fusion_eval.merging.stream import is_finite
-from fusion_eval.merging.threads import for_each
+from fusion_eval.threads import for_each
 
 __all__ = [
     "Rule",

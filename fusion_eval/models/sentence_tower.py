@@ -20,6 +20,7 @@ from fusion_eval.models.fit import fit_state_dict
 from fusion_eval.models.hub import local_path
 from fusion_eval.models.hugging_face import Backbone
 from fusion_eval.models.pooling import POOLINGS, pool_tokens
+from fusion_eval.stamps import file_identity
 
 __all__ = ["SentenceTower"]
 
@@ -66,7 +67,7 @@ class SentenceTower:
         """
         directory = local_path(self.checkpoint)
         files = sorted(file for file in directory.iterdir() if file.is_file())
-        facts = tuple((file.name, stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat()))
+        facts = tuple((file.name, file_identity(file)) for file in files)
         return digest_content([self.pooling, self.scale, self.auto_class, _digest(directory, facts)])
 
     def load(self) -> TextEncoder:
@@ -94,8 +95,8 @@ class SentenceTower:
 
 
 @functools.lru_cache(maxsize=8)
-def _digest(directory: Path, facts: tuple[tuple[str, int, int], ...]) -> str:
-    """Digest of the content of a directory whose files' names, sizes and times are `facts`."""
+def _digest(directory: Path, facts: tuple[tuple[str, str], ...]) -> str:
+    """Digest of the content of a directory whose files' names and identities are `facts`."""
     weights = load_state_dict(directory)
     config = (directory / "config.json").read_bytes()
     return digest_content([sorted(weights.items()), config, identify_tokenizer.__wrapped__(str(directory))])

@@ -14,6 +14,7 @@ from fusion_eval.models.adapter import is_adapter, read_adapter
 from fusion_eval.models.checkpoint import load_state_dict
 from fusion_eval.models.fit import fit_state_dict, prefix_of
 from fusion_eval.models.hub import local_path
+from fusion_eval.stamps import file_identity
 
 __all__ = ["StoredExperts", "StoredWeights", "open_weights"]
 
@@ -52,11 +53,10 @@ def open_weights(path: str, expected: StateDict, leave_out: Sequence[str] = ()) 
 
 
 def _identity(path: str) -> Hashable:
-    """Name, size and time of the file, or of all files of the directory."""
+    """What the file system knows of the file, or of all files of the directory."""
     place = Path(_here(path)).expanduser()
     files = sorted(place.iterdir()) if place.is_dir() else [place] if place.is_file() else []
-    facts = [(str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat())]
-    return (path, tuple(facts))
+    return (path, tuple((str(file.resolve()), file_identity(file)) for file in files))
 
 
 def _here(path: str) -> str:

@@ -20,6 +20,7 @@ from fusion_eval.engine.store import ResultStore
 from fusion_eval.engine.store_command import list_entries, prune, verify_entries
 from fusion_eval.errors import DataError
 from fusion_eval.evaluation import evaluate
+from fusion_eval.merging.memory import process_memory
 from fusion_eval.models import ModelPool
 
 SMALL = (
@@ -37,6 +38,7 @@ def store(tmp_path):
 def run(tmp_path, store, monkeypatch):
     """`run(*overrides)`: a job, and how many models it merged; its checkpoints lie in `tmp_path`."""
     monkeypatch.setattr("fusion_eval.answers.SETTLED", -60.0)
+    monkeypatch.setattr(process_memory, "limit", 10**9)  # as in a sweep
     for name, module in list(sys.modules.items()):  # what other tests wrote, and imported, is no code of this job
         origin = getattr(getattr(module, "__spec__", None), "origin", None)
         if origin is not None and Path(origin).is_relative_to(tempfile.gettempdir()):

@@ -17,6 +17,7 @@ from fusion_eval.models.checkpoint import load_state_dict
 from fusion_eval.models.clip.text_tower import TextEncoder
 from fusion_eval.models.fit import fit_state_dict
 from fusion_eval.models.hub import local_path
+from fusion_eval.stamps import file_identity
 
 __all__ = ["OpenCLIPTextTower", "open_clip_vision_model"]
 
@@ -60,7 +61,7 @@ class OpenCLIPTextTower:
             CheckpointError: the checkpoint cannot be had or read.
         """
         file = self._file()
-        return digest_content([self.name, _digest(file, file.stat().st_size, file.stat().st_mtime_ns)])
+        return digest_content([self.name, _digest(file, file_identity(file))])
 
     def load(self) -> TextEncoder:
         """Read it.
@@ -115,7 +116,7 @@ def _import() -> Any:
 
 
 @functools.lru_cache(maxsize=8)
-def _digest(file: Path, size: int, modified: int) -> str:
-    """Digest of the weights outside of the vision encoder, in a file of this size and time."""
+def _digest(file: Path, identity: str) -> str:
+    """Digest of the weights outside of the vision encoder, in a file of this identity."""
     stored = load_state_dict(file)
     return digest_content([(name, stored[name]) for name in sorted(stored) if not name.startswith(_VISION)])

@@ -18,6 +18,7 @@ from fusion_eval.models.architecture import build_unfilled
 from fusion_eval.models.checkpoint import load_state_dict
 from fusion_eval.models.fit import fit_state_dict
 from fusion_eval.models.hub import local_path
+from fusion_eval.stamps import file_identity
 
 __all__ = ["CLIPTextTower", "TextEncoder", "TextTower"]
 
@@ -86,7 +87,7 @@ class CLIPTextTower:
         """
         directory = self._directory()
         files = sorted(file for file in directory.iterdir() if file.is_file())
-        facts = tuple((file.name, stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat()))
+        facts = tuple((file.name, file_identity(file)) for file in files)
         return _digest(directory, facts)
 
     def load(self) -> TextEncoder:
@@ -138,8 +139,8 @@ class CLIPTextTower:
 
 
 @functools.lru_cache(maxsize=8)
-def _digest(directory: Path, facts: tuple[tuple[str, int, int], ...]) -> str:
-    """Digest of the content of a directory whose files' names, sizes and times are `facts`."""
+def _digest(directory: Path, facts: tuple[tuple[str, str], ...]) -> str:
+    """Digest of the content of a directory whose files' names and identities are `facts`."""
     names = [name for name, *_ in facts if name in _OTHER_FILES]
     return digest_content([_text_weights(directory), *((name, (directory / name).read_bytes()) for name in names)])
 
