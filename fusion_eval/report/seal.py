@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["file_digest", "open_sealed", "seal"]
 
+_CLOSED = "\n}"
+
 
 def seal(document: Mapping[str, Any]) -> bytes:
     """Write a document as JSON whose last key, "digest", is the SHA-256 of the JSON without it.
@@ -26,7 +28,8 @@ def seal(document: Mapping[str, Any]) -> bytes:
         }
         <BLANKLINE>
     """
-    return _json({**document, "digest": hashlib.sha256(_json(document)).hexdigest()})
+    head = _head(document)
+    return head + _tail(head)
 
 
 def open_sealed(path: Path) -> dict[str, Any]:
@@ -38,17 +41,16 @@ def open_sealed(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
         document: Any = json.loads(data)
-        digest = document.pop("digest", None) if isinstance(document, dict) else None
-        intact = digest is not None and seal(document) == data
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON: {error}") from error
-    if digest is None:
+    if not isinstance(document, dict) or document.pop("digest", None) is None:
         raise DataError(f"{path}: not a report of fusion-eval: it has no digest")
-    if not intact:
+    head = data[: -len(_tail(b""))]
+    if head + _tail(head) != data:
         raise DataError(f"{path}: changed after fusion-eval wrote it: its digest does not fit its content")
-    return dict(document)
+    return document
 
 
 def file_digest(path: Path) -> str:
@@ -63,6 +65,13 @@ def file_digest(path: Path) -> str:
         raise DataError(f"{path}: {error.strerror or error}") from error
 
 
-def _json(document: Mapping[str, Any]) -> bytes:
+def _head(document: Mapping[str, Any]) -> bytes:
+    """The JSON of a document that is not empty, but for what closes it."""
     text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
-    return f"{text}\n".encode(errors="backslashreplace")
+    return text.removesuffix(_CLOSED).encode(errors="backslashreplace")
+
+
+def _tail(head: bytes) -> bytes:
+    """The digest, and what closes the JSON; of the same length for every head."""
+    digest = hashlib.sha256(head + f"{_CLOSED}\n".encode()).hexdigest()
+    return f',\n  "digest": "{digest}"{_CLOSED}\n'.encode()
