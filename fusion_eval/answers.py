@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fusion_eval.engine import Runner
     from fusion_eval.report import References, TaskResult
 
-__all__ = ["Answer", "answer_path", "recall", "remember"]
+__all__ = ["Answer", "Known", "answer_path", "recall", "remember"]
 
 _STARTED = time.time()
 
@@ -71,6 +71,8 @@ class Answer:
         references: Base and experts.
         findings: Severity and message of all that the audit found.
         merge: What the merge says of itself.
+        report: The `lasting_digest` of the report that it left.
+        objective: What it returned.
     """
 
     config: dict[str, Any]
@@ -78,6 +80,57 @@ class Answer:
     references: References
     findings: tuple[tuple[str, str], ...]
     merge: dict[str, Any]
+    report: str
+    objective: float | None
+
+
+@dataclass(frozen=True)
+class Known:
+    """A job that was done before: what its note says, and its results, which are read where they are asked for.
+
+    Attributes:
+        config: Of the job, as the report records it.
+        note: Of the job.
+        store: Where its results are.
+    """
+
+    config: dict[str, Any]
+    note: Note
+    store: Path
+
+    def touch(self) -> bool:
+        """Let the note and the results be of use now, for those that prune the store; whether they are all there."""
+        from fusion_eval.engine.record_file import record_path
+
+        try:
+            os.utime(answer_path(self.store, self.config))
+            for key in self.note.keys:
+                os.utime(record_path(self.store, key))
+        except OSError:
+            return False
+        return True
+
+    def answer(self) -> Answer | None:
+        """Read the results; None if one is missing or damaged."""
+        from fusion_eval.engine.record_file import DamagedRecordError, read_record, record_path
+        from fusion_eval.report import References
+
+        note = self.note
+        references = {*note.base.values(), *note.experts.values()}
+        try:
+            read = {key: read_record(record_path(self.store, key)).result for key in note.keys - _references.keys()}
+        except (OSError, DamagedRecordError):
+            return None
+        known = {**_references, **read}
+        _references.clear()
+        _references.update({key: known[key] for key in references})
+        results, base, experts = (
+            {task: known[key] for task, key in role.items()} for role in (note.results, note.base, note.experts)
+        )
+        findings = tuple((severity, message) for severity, message in note.findings)
+        return Answer(
+            self.config, results, References(base, experts), findings, dict(note.merge), note.report, note.objective
+        )
 
 
 def answer_path(store: Path, config: Mapping[str, Any]) -> Path:
@@ -91,8 +144,8 @@ def answer_path(store: Path, config: Mapping[str, Any]) -> Path:
     return note_path(store, key)
 
 
-def recall(cfg: DictConfig) -> Answer | None:
-    """What a job came to before, if it is noted and nothing has changed since.
+def recall(cfg: DictConfig) -> Known | None:
+    """What is known of a job, if it is noted and nothing has changed since.
 
     Args:
         cfg: The composed config.
@@ -100,42 +153,12 @@ def recall(cfg: DictConfig) -> Answer | None:
     store = _store(cfg)
     if store is None or _is_one_of_several():
         return None
-
-    from fusion_eval.engine.record_file import DamagedRecordError
-    from fusion_eval.report import References
-
     try:
         config = recorded(cfg)
-        path = answer_path(store, config)
-        note = read_note(path)
-        if not note.holds():
-            return None
-        os.utime(path)  # when it was last of use
-        results = {task: _read(store, key) for task, key in note.results.items()}
-        references = {*note.base.values(), *note.experts.values()}
-        known = {key: _references.get(key) or _read(store, key) for key in references}
-    except (
-        OSError,
-        TypeError,
-        DataError,
-        DamagedRecordError,
-        OmegaConfBaseException,
-    ):  # what is wrong the job will tell
+        note = read_note(answer_path(store, config))
+    except (OSError, TypeError, DataError, OmegaConfBaseException):  # what is wrong the job will tell
         return None
-    _references.clear()
-    _references.update(known)
-    base, experts = ({task: known[key] for task, key in role.items()} for role in (note.base, note.experts))
-    findings = tuple((severity, message) for severity, message in note.findings)
-    return Answer(config, results, References(base, experts), findings, dict(note.merge))
-
-
-def _read(store: Path, key: str) -> TaskResult:
-    from fusion_eval.engine.record_file import read_record, record_path
-
-    path = record_path(store, key)
-    result = read_record(path).result
-    os.utime(path)
-    return result
+    return Known(config, note, store) if note.holds() else None
 
 
 def remember(
@@ -169,7 +192,8 @@ def remember(
             return
         named = sorted({path.absolute() for path in (*files, *code)})
         results, base, experts = roles
-        note = Note(tuple(map(str, named)), stamp(named).text, results, base, experts, answer.findings, answer.merge)
+        said = (answer.findings, answer.merge, answer.report, answer.objective)
+        note = Note(tuple(map(str, named)), stamp(named).text, results, base, experts, *said)
         write_note(answer_path(store, answer.config), note)
 
 

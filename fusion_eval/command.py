@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fusion_eval.errors import FusionEvalError
 
-__all__ = ["ending_well", "writable_directory"]
+__all__ = ["ending_well", "is_first_process", "writable_directory"]
 
 
 @contextmanager
@@ -63,3 +63,8 @@ def writable_directory(path: Path, setting: str) -> Path:
     if not os.access(path, os.W_OK | os.X_OK):
         raise FusionEvalError(f"{setting}={path}: no permission to write there")
     return path
+
+
+def is_first_process() -> bool:
+    """Whether this is no child of a distributed run: those replay the command of the first."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from fusion_eval.answers import Answer, recall, remember
+from fusion_eval.again import tell_again, warn
+from fusion_eval.answers import Answer, remember
+from fusion_eval.command import is_first_process
 from fusion_eval.config import build, recorded
 from fusion_eval.errors import ConfigError, FusionEvalError
 from fusion_eval.lookahead import merged_ahead, models_to_come
@@ -49,10 +51,12 @@ def evaluate(cfg: DictConfig, directory: Path, sweep: bool = False) -> float | N
         FusionEvalError: the config is wrong, the models cannot be merged, or a task failed; what was finished is on
             disk.
     """
+    told = tell_again(cfg, directory)
+    if told is not None:
+        return told.objective
+    if is_first_process():
+        (directory / "report.json").unlink(missing_ok=True)  # of an earlier run in the same place
     _check_choices(cfg)
-    known = recall(cfg)
-    if known is not None:
-        return _tell_again(cfg, directory, known)
     if sweep:
         from fusion_eval.merging.memory import process_memory
 
@@ -68,7 +72,6 @@ def _evaluate(cfg: DictConfig, directory: Path) -> float | None:
         _print_audit(models, method)
         return None
     findings = _audit(models, method, runner) if cfg.audit and getattr(method, "merges", False) else ()
-    warnings = [message for _, message in findings]
     others, racing = _other_data(cfg, pool, method), _racing(cfg, pool)
     first = runner.is_global_zero
     model = _merge(cfg, models, method, first)
@@ -96,10 +99,10 @@ def _evaluate(cfg: DictConfig, directory: Path) -> float | None:
         return None
     writer = ReportWriter(directory, provenance(recorded(cfg)), cfg.selected_on, model.record, race)
     if lost is not None:
-        writer.finish(References(), Aggregates(), warnings, "dropped")
+        writer.finish(References(), Aggregates(), [message for _, message in findings], "dropped")
         print(f"dropped: {race_result(lost)}")
         return float(lost["estimate"])
-    references, overlaps, stopped = References(), {}, None
+    references, overlaps, stopped, warnings = References(), {}, None, [message for _, message in findings]
     try:
         references = _run(cfg, pool, models, model, runner, writer.add, memory)
         overlaps = _scan(pool, others, warnings)
@@ -128,36 +131,16 @@ def _evaluate(cfg: DictConfig, directory: Path) -> float | None:
             log_run(runner.loggers, recorded(cfg), report, aggregates, complete)
         print_report(report, references, aggregates)
         print(directory / "report.json")
-    if complete and not cfg.save_merged and racing is None and not others:
-        remember(
-            Answer(recorded(cfg), report.results, references, findings, model.record),
-            cfg,
-            pool,
-            models,
-            method,
-            runner,
-            began,
-        )
     if failures:
-        named = "; ".join(f"{name}: {failure.error}: {failure.message}" for name, failure in failures.items())
-        raise FusionEvalError(f"{len(failures)} failed: {named}")
-    return objective(report, aggregates, cfg.objective)
-
-
-def _tell_again(cfg: DictConfig, directory: Path, known: Answer) -> float | None:
-    """Write and show what is known of a job."""
-    from fusion_eval.report import ReportWriter, aggregate, objective, print_report, provenance
-    from fusion_eval.report.truncation import truncation_warnings
-
-    _warn(known.findings)
-    writer = ReportWriter(directory, provenance(known.config), cfg.selected_on, known.merge)
-    writer.add_all(known.results)
-    aggregates = aggregate(writer.report, known.references, seed=cfg.seed)
-    warnings = [message for _, message in known.findings] + truncation_warnings(known.results)
-    writer.finish(known.references, aggregates, warnings, "complete")
-    print_report(writer.report, known.references, aggregates)
-    print(directory / "report.json")
-    return objective(writer.report, aggregates, cfg.objective)
+        named = (f"{name}: {failure.error}: {failure.message}" for name, failure in failures.items())
+        raise FusionEvalError(f"{len(failures)} failed: {'; '.join(named)}")
+    value = objective(report, aggregates, cfg.objective)
+    if not cfg.save_merged and racing is None and not others:
+        remember(
+            Answer(recorded(cfg), report.results, references, findings, model.record, writer.digest, value),
+            *(cfg, pool, models, method, runner, began),
+        )
+    return value
 
 
 def _pool(cfg: DictConfig) -> Any:
@@ -225,14 +208,8 @@ def _audit(models: Any, method: Any, runner: Any) -> tuple[tuple[str, str], ...]
     audit.raise_for_errors()
     findings = tuple((finding.severity, finding.message) for finding in audit.findings)
     if runner.is_global_zero:
-        _warn(findings)
+        warn(findings)
     return findings
-
-
-def _warn(findings: Iterable[tuple[str, str]]) -> None:
-    for severity, message in findings:
-        if severity == "warning":
-            print(f"fusion-eval: warning: {message}", file=sys.stderr)
 
 
 def _print_audit(models: Any, method: Any) -> None:

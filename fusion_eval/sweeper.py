@@ -24,7 +24,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fusion_eval.command import ending_well, writable_directory
+from fusion_eval.command import ending_well, is_first_process, writable_directory
 from fusion_eval.config import build, recorded
 from fusion_eval.errors import ConfigError, FusionEvalError
 from fusion_eval.evaluation import refuse_objective
@@ -69,7 +69,7 @@ class SweepDirectory(Callback):
         assert hydra is not None
         hydra.config_loader = loader = SweepLoader(hydra.config_loader.get_search_path())
         jobs = list_jobs(config, loader)
-        if jobs is not None and get_class(config.hydra.launcher._target_) is BasicLauncher:
+        if jobs is not None and issubclass(get_class(config.hydra.launcher._target_), BasicLauncher):
             expect_jobs(partial(loader.load_sweep_config, config), jobs)
         if is_first_process():
             withdraw_selection(directory)
@@ -155,17 +155,21 @@ def run_or_record(job: Callable[[DictConfig, Path], float | None], cfg: DictConf
         What the job returns; None if it failed, which to Optuna is a failed trial where NaN would end the sweep.
     """
     report = directory / "report.json"
-    if is_first_process():
-        report.unlink(missing_ok=True)  # of an earlier sweep in the same place
+    earlier = _written(report)
     try:
         return job(cfg, directory)
     except Exception as error:
         print(f"fusion-eval: error: {error}", file=sys.stderr)
         if not isinstance(error, FusionEvalError):
             traceback.print_exc()
-        if is_first_process() and not report.exists():
+        if is_first_process() and _written(report) in (None, earlier):
             _record(error, cfg, directory)
         return None
+
+
+def _written(report: Path) -> tuple[int, int] | None:
+    """What tells whether a file is another one; None where there is none."""
+    return (found.st_mtime_ns, found.st_ino) if report.exists() and (found := report.stat()) else None
 
 
 def conclude_sweep() -> bool:
@@ -194,11 +198,6 @@ def _conclude(directory: Path) -> bool:
     except FusionEvalError as error:
         print(f"fusion-eval: no leaderboard: {error}", file=sys.stderr)
         return False
-
-
-def is_first_process() -> bool:
-    """Whether this is no child of a distributed run: those replay the command of the first."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def _record(error: Exception, cfg: DictConfig, directory: Path) -> None:

@@ -27,6 +27,8 @@ class Note:
         experts: Likewise of each task's expert.
         findings: Severity and message of all that the audit found.
         merge: What the merge says of itself.
+        report: The `lasting_digest` of the report that it left.
+        objective: What the job returned.
     """
 
     files: tuple[str, ...]
@@ -36,6 +38,8 @@ class Note:
     experts: Mapping[str, str]
     findings: tuple[tuple[str, str], ...]
     merge: Mapping[str, Any]
+    report: str
+    objective: float | None
 
     @property
     def keys(self) -> set[str]:

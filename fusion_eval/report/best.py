@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -44,9 +45,11 @@ def against_the_best(
         (True, True)
     """
     best, *others = scores
-    p_values = [
-        paired_difference(best, other, weights, groups, resamples=resamples, seed=seed).p_value for other in others
-    ]
+    with ThreadPoolExecutor() as threads:  # drawing resamples leaves Python to others
+        differences = threads.map(
+            lambda other: paired_difference(best, other, weights, groups, resamples=resamples, seed=seed), others
+        )
+        p_values = [difference.p_value for difference in differences]
     sign = 1.0 if higher_is_better else -1.0
     stacked = {task: sign * np.stack([model[task] for model in scores], axis=1).astype(np.float64) for task in weights}
     seen = sum(weight * float(stacked[task][:, 0].mean()) for task, weight in weights.items())

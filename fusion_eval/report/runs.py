@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,21 +183,21 @@ def label_runs(runs: Iterable[Run]) -> list[str]:
     """
     runs = list(runs)
     settings = [dict(_flat(run.config)) for run in runs]
+    methods = [str(own.get("model._target_", "")) for own in settings]
+    experts = {key for own in settings for key in own if re.fullmatch(_EXPERT, key)}
+    kin = {name: [own for method, own in zip(methods, settings, strict=True) if method == name] for name in methods}
+    differing = {name: _differing(peers) for name, peers in kin.items()}
+    anywhere = _differing(settings)
     labels = []
-    for run, own in zip(runs, settings, strict=True):
-        method = own.get("model._target_", "")
-        kin = [other for other in settings if other.get("model._target_", "") == method]
-        parts = [str(method).rpartition(".")[2]] if method else []
+    for run, method, own in zip(runs, methods, settings, strict=True):
+        parts = [method.rpartition(".")[2]] if method else []
         for key, value in own.items():
-            peers = kin if key.startswith("model.") else settings
-            if re.fullmatch(_EXPERT, key):  # those without it say so
-                peers = [other for other in settings if key in other]
-            if key != "model._target_" and any(other.get(key, _ABSENT) != value for other in peers):
+            told = differing[method] if key.startswith("model.") else anywhere
+            if key != "model._target_" and key in told and (key not in experts or told[key] > 1):
                 name = key.removeprefix("model.").removesuffix("._target_")
                 text = str(value).rpartition(".")[2] if key.endswith("._target_") else value
                 parts.append(f"{name}={text}")
-        left_out = {key for other in settings for key in other if re.fullmatch(_EXPERT, key)} - own.keys()
-        parts += [f"~{key.removeprefix('modelpool.')}" for key in sorted(left_out)]
+        parts += [f"~{key.removeprefix('modelpool.')}" for key in sorted(experts - own.keys())]
         labels.append(" ".join(parts) or run.directory.name)
     return [
         f"{label} [{run.directory.parent.name}/{run.directory.name}]" if labels.count(label) > 1 else label
@@ -204,8 +205,19 @@ def label_runs(runs: Iterable[Run]) -> list[str]:
     ]
 
 
-_ABSENT = object()
 _EXPERT = r"modelpool\.experts\.[^.]+"
+"""Of an expert, which those without it say they are without."""
+
+
+def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Keys of which not all have the same value, or not all have one, to how many values there are."""
+    values: dict[str, set[Any]] = {}
+    having: Counter[str] = Counter()
+    for own in settings:
+        having.update(own.keys())
+        for key, value in own.items():
+            values.setdefault(key, set()).add(value)
+    return {key: len(found) for key, found in values.items() if len(found) > 1 or having[key] < len(settings)}
 
 
 def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -60,7 +60,7 @@ def decode_samples(parquet: bytes) -> dict[str, np.ndarray]:
 
     with ParquetFile(pyarrow.BufferReader(parquet)) as file:
         table = file.read()
-    return {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
+    return {name: _array(column) for name, column in zip(table.column_names, table.columns, strict=True)}
 
 
 def write_samples(directory: Path, task: str, parquet: bytes, role: str = "") -> Path:
@@ -113,11 +113,28 @@ def _decoded(parquet: bytes) -> dict[str, np.ndarray]:
     return decode_samples(parquet)
 
 
-def _column(array: np.ndarray) -> Any:
-    """As `pyarrow.array` makes it, which for numbers would import pandas first, to see that they are no Series."""
+def _array(column: Any) -> Any:
+    """As `column.to_numpy` makes it, which for numbers and truth values would import pandas first, to no end."""
+    import numpy as np
     import pyarrow
 
-    if array.dtype.kind not in "iuf" or not array.dtype.isnative:
+    types, kind, values = pyarrow.types, column.type, column.combine_chunks()
+    if values.null_count == 0 and (types.is_integer(kind) or types.is_floating(kind)):
+        return np.from_dlpack(values)
+    if values.null_count or not types.is_boolean(kind):
+        return column.to_numpy()
+    bits = np.unpackbits(np.frombuffer(values.buffers()[1], np.uint8), bitorder="little")
+    return bits[values.offset : values.offset + len(values)].view(bool)
+
+
+def _column(array: np.ndarray) -> Any:
+    """As `pyarrow.array` makes it, which for numbers would import pandas first, to see that they are no Series."""
+    import numpy as np
+    import pyarrow
+
+    if array.dtype.kind not in "iufb" or not array.dtype.isnative:
         return pyarrow.array(array)
-    values = pyarrow.py_buffer(array if array.flags.c_contiguous else array.copy())
-    return pyarrow.Array.from_buffers(pyarrow.from_numpy_dtype(array.dtype), len(array), [None, values])
+    values = np.packbits(array, bitorder="little") if array.dtype == bool else np.ascontiguousarray(array)
+    return pyarrow.Array.from_buffers(
+        pyarrow.from_numpy_dtype(array.dtype), len(array), [None, pyarrow.py_buffer(values)]
+    )

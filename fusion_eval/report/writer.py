@@ -16,6 +16,7 @@ from fusion_eval.report.markdown import markdown_page
 from fusion_eval.report.record import References, Report, TaskFailure, TaskResult
 from fusion_eval.report.samples import encode_samples, remove_samples, write_samples
 from fusion_eval.report.seal import seal
+from fusion_eval.report.standing import lasting_digest
 from fusion_eval.report.truncation import count_truncated
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class ReportWriter:
 
     Attributes:
         report: What was added so far.
+        digest: Of report.json, as far as it lasts: see `lasting_digest`.
 
     Raises:
         FusionEvalError: (every method) a file cannot be written; the message names it.
@@ -189,6 +191,7 @@ class ReportWriter:
         lost: list[str] = []
         document = _finite(document, "", lost)
         document["warnings"] = [*warnings, *lost]
+        self.digest = lasting_digest(document)
         with atomic_file(self._directory / "report.json") as file:
             file.write(seal(document))
         return [*warnings, *lost]

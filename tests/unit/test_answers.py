@@ -96,6 +96,51 @@ def test_the_same_job_again_merges_nothing_and_writes_the_same(run, tmp_path, st
     )
 
 
+def test_a_report_that_says_the_same_is_left_alone(run, tmp_path, capsys):
+    score, _ = run()
+    directory = tmp_path / "run"
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert run() == (score, 0)
+    assert capsys.readouterr().out == f"{directory}/report.json, as it was\n"
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run: (run / "report.json").write_bytes(
+            (run / "report.json").read_bytes().replace(b"mnist", b"mnisT", 1)
+        ),
+        lambda run: (run / "report.json").unlink(),
+        lambda run: (run / "report.html").unlink(),
+        lambda run: (run / "samples/mnist.parquet").unlink(),
+        lambda run: (run / "samples/mnist.parquet").write_bytes((run / "samples/optdigits.parquet").read_bytes()),
+        lambda run: (run / "samples/more.parquet").touch(),
+    ],
+)
+def test_a_report_that_was_touched_is_written_again(run, tmp_path, capsys, change):
+    score, _ = run()
+    first = contents(tmp_path / "run")
+    change(tmp_path / "run")
+    capsys.readouterr()
+    assert run() == (score, 0)
+    assert "as it was" not in capsys.readouterr().out
+    assert contents(tmp_path / "run") == first
+
+
+def test_a_report_of_another_config_is_not_taken_for_this_ones(run, tmp_path):
+    score, _ = run()
+    for _ in range(2):
+        loss, merges = run("objective=mean.loss")
+        assert (loss != score, merges) == (True, 0)
+    for scaling in (0.1, 0.2, 0.1, 0.2):  # into one directory
+        run(f"model.scaling={scaling}")
+        report = json.loads((tmp_path / "run/report.json").read_text())
+        assert report["provenance"]["config"]["model"]["scaling"] == scaling
+    assert run() == (score, 0)
+
+
 def test_another_byte_at_the_same_path_is_another_job(run, tmp_path):
     loss, _ = run("objective=mean.loss")
     expert = tmp_path / "mnist.safetensors"
@@ -143,7 +188,7 @@ def test_other_code_and_other_packages_are_another_job(run, tmp_path, monkeypatc
 
 
 def test_what_was_changed_a_moment_ago_may_change_again_unseen(run, store, monkeypatch):
-    monkeypatch.setattr("fusion_eval.answers.SETTLED", 2.0)
+    monkeypatch.setattr("fusion_eval.answers.SETTLED", 60.0)
     run()
     assert notes(store) == []
 
@@ -206,9 +251,9 @@ def test_a_killed_writer_leaves_no_note_and_a_lost_result_is_evaluated_again(run
     [note] = notes(store)
     note.rename(note.with_name(".half.tmp"))
     assert run() == (score, 1)
-    for damage in (lambda path: path.unlink(), lambda path: path.write_bytes(b"zip")):
+    for name, damage in {"lost": lambda path: path.unlink(), "broken": lambda path: path.write_bytes(b"zip")}.items():
         damage(next(entry.path for entry in list_entries(store) if entry.label == "merged on mnist"))
-        assert run() == (score, 1)
+        assert run(directory=name) == (score, 1)
         assert run() == (score, 0)
 
 
@@ -239,7 +284,9 @@ def test_writers_at_the_same_time_leave_one_whole_note(run, store):
 def test_answers_need_no_torch():
     code = (
         "import sys, fusion_eval.evaluation, fusion_eval.report, fusion_eval.report.page, fusion_eval.engine.note_file,"
-        " fusion_eval.engine.record_file; sys.exit(', '.join({'torch', 'lightning', 'pandas'} & set(sys.modules)))"
+        " fusion_eval.engine.record_file, numpy as np; from fusion_eval.report.samples import *;"
+        " decode_samples(encode_samples({'index': np.arange(3), 'correct': np.ones(3, bool), 'loss': np.ones(3)}));"
+        " sys.exit(', '.join({'torch', 'lightning', 'pandas'} & set(sys.modules)))"
     )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr.strip() == ""

@@ -75,6 +75,26 @@ def test_an_objective_of_swept_tasks_is_left_to_the_jobs(monkeypatch, capsys, tm
     assert "FUSION_EVAL_SWEEP_DIR" not in os.environ  # a later command is no part of this sweep
 
 
+def test_jobs_of_a_sweep_that_are_done_are_not_begun(monkeypatch, capsys, tmp_path):
+    small = ("limit=10", "bootstrap=0", "references=false", "~taskpool.tasks.scripts", "~taskpool.tasks.textures")
+    command = ("-m", *small, "model.scaling=0.2,0.4", "select_on=val", f"hydra.sweep.dir={tmp_path}/sweep")
+    monkeypatch.setattr(sys, "argv", ["fusion-eval", *command, f"store.path={tmp_path}/store"])
+
+    def sweep():
+        main()
+        stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("sweep/*/.hydra/*")}
+        board = (tmp_path / "sweep/leaderboard.json").read_bytes()
+        return capsys.readouterr().out.count("report.json, as it was"), stamps, board
+
+    monkeypatch.setattr("fusion_eval.selection.conclude_selection", lambda directory: True)
+    first, again = sweep(), sweep()
+    assert (first[0], again[0], again[1:]) == (0, 2, first[1:])
+    (tmp_path / "sweep/1/report.md").unlink()
+    third = sweep()
+    assert (third[0], third[2], (tmp_path / "sweep/1/report.md").exists()) == (1, first[2], True)
+    assert {path.parts[-3] for path, stamp in third[1].items() if stamp != first[1][path]} == {"1"}
+
+
 def test_a_directory_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)  # to the superuser everything is permitted
     with pytest.raises(FusionEvalError, match=r"hydra\.run\.dir=.*: no permission to write there"):

@@ -121,12 +121,17 @@ def test_a_report_that_the_job_wrote_itself_stays_and_an_old_one_does_not(tmp_pa
     report = tmp_path / "report.json"
     report.write_text("of an earlier sweep")
 
-    def job(cfg, directory):
-        assert not report.exists()
+    def early(cfg, directory):
+        raise MergeError("early")
+
+    def late(cfg, directory):
+        report.unlink()
         report.write_text("partial")
         raise MergeError("late")
 
-    run_or_record(job, cfg, tmp_path)
+    run_or_record(early, cfg, tmp_path)
+    assert read_run(tmp_path).document["error"]["message"] == "early"
+    run_or_record(late, cfg, tmp_path)
     assert report.read_text() == "partial"
 
 

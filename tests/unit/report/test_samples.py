@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_eval.errors import DataError, FusionEvalError
-from fusion_eval.report.samples import encode_samples, read_samples, samples_path, write_samples
+from fusion_eval.report.samples import decode_samples, encode_samples, read_samples, samples_path, write_samples
 
 SAMPLES = {
     "index": np.arange(5),
@@ -28,6 +28,14 @@ def test_what_is_written_is_read_back_in_order_with_its_types(tmp_path):
     for name, column in SAMPLES.items():
         assert read[name].dtype == column.dtype
         np.testing.assert_array_equal(read[name], column)
+
+
+@given(n=st.integers(0, 40), dtype=st.sampled_from(["?", "i1", "u2", "i8", "f2", "f4", "f8"]), seed=st.integers(0, 99))
+def test_columns_of_any_length_and_type_are_read_back(n, dtype, seed):
+    column = np.random.default_rng(seed).integers(0, 2, n).astype(dtype)
+    read = decode_samples(encode_samples({"x": column}))["x"]
+    assert read.dtype == column.dtype
+    np.testing.assert_array_equal(read, column)
 
 
 def test_others_can_read_it(tmp_path):
