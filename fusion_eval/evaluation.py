@@ -54,8 +54,8 @@ def evaluate(cfg: DictConfig, directory: Path, sweep: bool = False) -> float | N
     told = tell_again(cfg, directory)
     if told is not None:
         return told.objective
-    if is_first_process():
-        (directory / "report.json").unlink(missing_ok=True)  # of an earlier run in the same place
+    if sweep and is_first_process():
+        (directory / "report.json").unlink(missing_ok=True)  # of an earlier sweep in the same place
     _check_choices(cfg)
     if sweep:
         from fusion_eval.merging.memory import process_memory

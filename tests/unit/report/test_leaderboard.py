@@ -16,6 +16,7 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from fusion_eval.errors import ConfigError
+from fusion_eval.report.intervals import score_interval
 from fusion_eval.report.leaderboard import leaderboard
 from fusion_eval.report.leaderboard_files import write_leaderboard
 from fusion_eval.report.leaderboard_table import leaderboard_table
@@ -42,11 +43,9 @@ def test_the_best_comes_first_with_its_interval(sweep):
     assert values == sorted(values, reverse=True)
     assert board.entries[-1].label == "Ties density=0.0"
     best = board.entries[0]
-    value, error = best.headline.value, best.headline.standard_error
-    size = value * (1 - value) / error**2
-    assert (best.headline.low, best.headline.high) == pytest.approx(
-        proportion_confint(value * size, size, method="wilson")
-    )
+    [run] = [run for run in find_runs([sweep])[0] if run.directory == best.directory]
+    shares, sizes = [cell.value for cell in best.tasks.values()], list(run.document["counts"].values())
+    assert (best.headline.low, best.headline.high) == score_interval(shares, sizes)
     cell = best.tasks["mnist"]
     interval = stats.binomtest(round(cell.value * 400), 400).proportion_ci(method="wilson")
     assert (cell.low, cell.high) == pytest.approx((interval.low, interval.high))
