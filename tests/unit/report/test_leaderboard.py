@@ -13,7 +13,6 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
 
 from fusion_eval.errors import ConfigError
 from fusion_eval.report.intervals import score_interval
