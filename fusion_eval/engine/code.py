@@ -14,6 +14,7 @@ from typing import Any
 __all__ = ["UndescribableError", "code_name", "code_versions", "is_installed"]
 
 _STANDARD = set(sys.stdlib_module_names) - {"__main__"}
+_STANDARD_FILES = sysconfig.get_path("stdlib")
 
 
 class UndescribableError(Exception):
@@ -113,9 +114,7 @@ def _home(value: Any) -> str:
 
 def is_installed(file: Path) -> bool:
     """Whether a source file belongs to Python or an installed package, and so to a version."""
-    return file.is_relative_to(sysconfig.get_path("stdlib")) or not {"site-packages", "dist-packages"}.isdisjoint(
-        file.parts
-    )
+    return file.is_relative_to(_STANDARD_FILES) or not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
 
 
 def _version(package: str) -> str | None:
