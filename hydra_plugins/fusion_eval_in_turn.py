@@ -43,16 +43,17 @@ class InTurnLauncher(BasicLauncher):
         assert self.hydra_context is not None
         assert self.task_function is not None
         _log.info(f"\t#{number} : {' '.join(filter_overrides(overrides))}")
-        done = _done(self._compose(overrides, number))
-        if done is None:
-            done = run_job(
-                hydra_context=self.hydra_context,
-                task_function=self.task_function,
-                config=self._compose(overrides, number),
-                job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-            )
-            self._log_as_hydra()
+        config = self._compose(overrides, number)
+        if _may_be_done(config) and (done := _done(self._compose(overrides, number))):
+            return done
+        done = run_job(
+            hydra_context=self.hydra_context,
+            task_function=self.task_function,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        self._log_as_hydra()
         return done
 
     def _compose(self, overrides: list[str], number: int) -> DictConfig:
@@ -68,14 +69,23 @@ class InTurnLauncher(BasicLauncher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
 
 
+def _directory(config: DictConfig) -> Path:
+    return Path(config.hydra.sweep.dir).absolute() / str(config.hydra.sweep.subdir)
+
+
+def _may_be_done(config: DictConfig) -> bool:
+    """Whether the directory of a job has a report."""
+    try:
+        return (_directory(config) / "report.json").is_file()
+    except OmegaConfBaseException:  # which it is depends on what only a running job knows
+        return False
+
+
 def _done(config: DictConfig) -> JobReturn | None:
     """What a job came to, if its directory shows it; its config is used up."""
     from fusion_eval.again import standing
 
-    try:
-        directory = Path(config.hydra.sweep.dir).absolute() / str(config.hydra.sweep.subdir)
-    except OmegaConfBaseException:  # it depends on what only a running job knows
-        return None
+    directory = _directory(config)
     with open_dict(config):
         del config["hydra"]
     told = standing(config, directory)
