@@ -138,7 +138,10 @@ def _store(options: argparse.Namespace) -> int:
     if not directory.is_dir():
         raise DataError(f"{directory}: no such directory")
     if options.action == "list":
-        for entry in list_entries(directory):
+        entries = list_entries(directory)
+        if not entries:
+            print(f"{directory}: no stored results")
+        for entry in entries:
             score = f"{entry.primary} {entry.score:.4f}"
             print(f"{entry.path.stem[:12]}  {entry.evaluated_at:%Y-%m-%d %H:%M}  {score}  {entry.label}")
         return 0

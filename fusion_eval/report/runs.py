@@ -28,6 +28,10 @@ _UNTOLD = ("runner", "selected_on", "select_on", "split", "progress", "objective
 """Root keys that are no part of a label: copies of others, a column of its own, or nothing a result depends on."""
 
 
+_UNTOLD_BELOW = r"taskpool\.tasks\.[^.]+\.data\.split|calibration\.evaluated|trainer\.logger\..+"
+"""Nor are these: the split that is measured, twice, and where it logs to."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One evaluation: its report.json, and its per-sample files where they are asked for.
@@ -226,9 +230,7 @@ def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         for key, child in node.items():
             if path or key not in _UNTOLD:
                 yield from _flat(child, f"{path}.{key}".lstrip("."))
-    elif not re.fullmatch(
-        r"taskpool\.tasks\.[^.]+\.data\.split|trainer\.logger\..+", path
-    ):  # a column; where it logs to
+    elif not re.fullmatch(_UNTOLD_BELOW, path):
         yield path, json.dumps(node) if isinstance(node, list) else node
 
 

@@ -42,6 +42,8 @@ def test_stored_results_are_listed_and_pruned(command, store):
     assert "accuracy 0.2500" in lines[0]
     assert command("store", "prune", store, "--older-than", "10") == "removed 1 results\n"
     assert len(list_entries(store)) == 1
+    command("store", "prune", store, "--max-bytes", "0")
+    assert command("store", "list", store) == f"{store}: no stored results\n"
 
 
 def test_a_damaged_result_makes_verify_fail(command, store):
