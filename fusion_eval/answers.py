@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +164,7 @@ def recall(cfg: DictConfig) -> Known | None:
 def remember(
     answer: Answer, cfg: DictConfig, pool: Any, models: Any, method: Any, runner: Runner, since: float
 ) -> None:
-    """Note what a job came to, if it is known what that depends on: no data behind a merge, nothing from a hub.
+    """Note what a job came to, if it is known what that depends on: on nothing from a hub.
 
     No trouble with that costs the run anything.
 
@@ -233,16 +233,28 @@ def _files(pool: Any, models: Any, method: Any) -> list[Path] | None:
     from fusion_eval.engine.prepare import load_samples
     from fusion_eval.models import ModelPool
     from fusion_eval.taskpool import TaskPool
+    from fusion_eval.tasks import Calibration
 
-    if type(pool) is not TaskPool or type(models) is not ModelPool:
+    calibration = getattr(method, "calibration", None)
+    if (
+        type(pool) is not TaskPool
+        or type(models) is not ModelPool
+        or type(calibration) not in (type(None), Calibration)
+    ):
         return None
-    merge, rest = to_config(method), [to_config(value) for value in (pool, models)]
-    if not all(_PURE.fullmatch(target) for target in _targets(merge)):
+    merge = to_config(method)
+    described = [merge, *(to_config(value) for value in (pool, models))]
+    if any(_may_be_elsewhere(key, text) for key, text in _strings(described)):
         return None
-    files = named_files(models, [merge, *rest])
-    if any(_may_be_elsewhere(key, text) for key, text in _strings([merge, *rest])):
+    if not all(_PURE.fullmatch(target) for target in _targets({**merge, "calibration": None})):
         return None
-    for task in pool.tasks.values():
+    tasks = list(pool.tasks.values())
+    if calibration is not None:
+        if merge["calibration"]["models"] != described[-1]:
+            return None
+        tasks += [replace(tasks[0], data=data) for data in calibration.sources()]
+    files = named_files(models, described)
+    for task in tasks:
         if type(task.data) is not Embedded:  # which is made of installed packages
             kept = load_samples(task, share=True)
             if kept.stamp is None:

@@ -216,9 +216,13 @@ def recorded(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
         resolve: Whether interpolations are replaced by their values.
     """
     plain = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=resolve))
-    plain["calibration"] |= {"tasks": "${taskpool.tasks}", "models": "${modelpool}"}
-    if "calibration" in plain["model"]:
+    calibration = plain["calibration"]
+    if plain["model"].get("calibration") == calibration:
         plain["model"]["calibration"] = "${calibration}"
+    if calibration["tasks"] == plain["taskpool"].get("tasks", {}):
+        calibration["tasks"] = "${taskpool.tasks}"
+    if calibration["models"] == plain["modelpool"]:
+        calibration["models"] = "${modelpool}"
     return plain
 
 

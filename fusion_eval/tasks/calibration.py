@@ -100,6 +100,15 @@ class Calibration:
             )
         return self.outputs(expert, model, batch)
 
+    def sources(self) -> list[DataSource]:
+        """The data that the samples are drawn from, and the data that they are compared with.
+
+        Raises:
+            ConfigError: There is none for a task.
+        """
+        compared = [self._evaluated(name) for name in self.tasks]
+        return [*compared, *(self._source(name, compared) for name in self.tasks)]
+
     def record(self, experts: Iterable[str]) -> dict[str, Any]:
         """See `fusion_eval.merging.calibration.Calibration`.
 

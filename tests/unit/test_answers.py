@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fusion_eval import answers, compose
@@ -202,7 +203,7 @@ def test_code_that_was_edited_since_the_process_began_is_not_what_it_ran(run, st
 @pytest.mark.parametrize(
     "override",
     [
-        ("model=fisher", "calibration.samples=4"),
+        ("model=fisher", "calibration.samples=4", "+modelpool@calibration.models=embedded"),
         ("save_merged=merged.safetensors",),
         ("data.resident=off",),
         ("racing=on",),
@@ -213,6 +214,28 @@ def test_what_depends_on_more_than_is_known_is_not_noted(run, store, override, t
     monkeypatch.chdir(tmp_path)
     run("audit=false", *override)
     assert notes(store) == []
+
+
+def test_a_merge_with_data_is_another_one_with_other_data(run, tmp_path):
+    few = ("model=fisher", "calibration.samples=4")
+    score, merges = run(*few)
+    record = json.loads((tmp_path / "run/report.json").read_text())["merge"]
+    assert (merges, run(*few, directory="two")) == (1, (score, 0))
+    assert json.loads((tmp_path / "two/report.json").read_text())["merge"] == record != {}
+    for override in ("calibration.samples=5", "calibration.seed=1", "calibration.split=val"):
+        assert run(*few, override)[1] == 1
+
+
+def test_a_changed_file_of_calibration_data_is_noticed(run, tmp_path):
+    random, file = np.random.default_rng(0), tmp_path / "train.npz"
+    job = ["model=fisher", "calibration.samples=4"]
+    for task in ("mnist", "optdigits"):
+        job += [f"+dataset@calibration.data.{task}=arrays", f"calibration.data.{task}.inputs={file}"]
+        job += [f"calibration.data.{task}.class_names=[{','.join('abcdefghij')}]"]
+    for _ in range(2):
+        images = random.random((40, 3, 32, 32), dtype=np.float32)
+        np.savez(file, inputs=images, targets=random.integers(0, 10, 40))
+        assert [run(*job)[1], run(*job)[1]] == [1, 0]
 
 
 def test_a_job_of_several_processes_is_not_answered_by_each(run, monkeypatch):

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from fusion_eval import Expert, Runner, Ties, build, compose
-from fusion_eval.config import compose_file, compose_option, to_config
+from fusion_eval.config import compose_file, compose_option, recorded, to_config
 from fusion_eval.data import Arrays, ImageFolder, ImageTransform
 from fusion_eval.errors import ConfigError
 
@@ -257,3 +257,17 @@ def test_another_packages_groups_are_announced_by_an_entry_point(tmp_path, monke
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert compose(["model=mine"]).model == {"_target_": "fusion_eval.merging.Base"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "tasks", "models"),
+    [
+        (["model=fisher"], True, True),
+        (["modelpool.base=other"], True, True),
+        (["+modelpool@calibration.models=embedded", "modelpool.base=other"], True, False),
+        (["calibration.tasks={}"], False, True),
+    ],
+)
+def test_tasks_and_models_of_calibration_are_recorded_where_they_are_others(overrides, tasks, models):
+    found = recorded(compose(overrides))["calibration"]
+    assert (found["tasks"] == "${taskpool.tasks}", found["models"] == "${modelpool}") == (tasks, models)
