@@ -1,4 +1,4 @@
-"""A sweep, and the same command again: wall and processor seconds of both, and of the command on one sample a task.
+"""A sweep, the same command again, and again into another directory: wall and processor seconds; and start-up.
 
     python benchmarks/again.py
     python benchmarks/again.py --merges 8 --rounds 1
@@ -41,12 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         scalings = ",".join(f"{number / chosen.merges:.4f}" for number in range(1, chosen.merges // 2 + 1))
-        sweep = ["-m", "model=task_arithmetic,ties", f"model.scaling={scalings}", f"hydra.sweep.dir={folder / 'sweep'}"]
+        jobs = ["-m", "model=task_arithmetic,ties", f"model.scaling={scalings}"]
+        sweep = [*jobs, f"hydra.sweep.dir={folder / 'sweep'}"]
         one = ["limit=1", "references=false", "audit=false", "store=off", f"hydra.run.dir={folder / 'run'}"]
         measure(one, folder)  # files into the page cache
         rows = {f"{chosen.merges} merges": [measure(sweep, folder)]}
         for name, command in (("the same again", sweep), ("start-up: one sample a task", one)):
             rows[name] = [measure(command, folder) for _ in range(chosen.rounds)]
+        elsewhere = [[*jobs, f"hydra.sweep.dir={folder / str(number)}"] for number in range(chosen.rounds)]
+        rows["into another directory"] = [measure(command, folder) for command in elsewhere]
     print(f"{'':30}  wall s   cpu s   ({os.cpu_count()} cores)")
     for name, figures in rows.items():
         wall, cpu = (median(column) for column in zip(*figures, strict=True))
