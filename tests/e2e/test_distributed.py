@@ -8,6 +8,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+
+@pytest.fixture
+def fusion_eval(started_alone):
+    """Lightning starts the second process by the arguments of the first."""
+    return started_alone
+
+
 DDP = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
 
 
