@@ -77,9 +77,9 @@ def test_what_would_leak_or_means_nothing_is_refused(fusion_eval, tmp_path, argu
     assert not (tmp_path / "sweep/selected").exists()
 
 
-def test_two_processes_a_job(started_alone, tmp_path):
+def test_two_processes_a_job(fusion_eval, tmp_path):
     """Their second process replays the sweep, and has no part in what comes after it."""
     ddp = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
-    started_alone("-m", *QUICK, *ddp, "model.scaling=0,0.3", "hydra.sweep.dir=sweep", "select_on=val")
+    fusion_eval("-m", *QUICK, *ddp, "model.scaling=0,0.3", "hydra.sweep.dir=sweep", "select_on=val")
     selected = report(tmp_path / "sweep/selected")
     assert (selected["status"], set(selected["counts"].values())) == ("complete", {60})

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from io import FileIO
 from pathlib import Path
@@ -127,6 +128,9 @@ def serve() -> dict[str, Any]:
     for line in iter(sys.stdin.readline, ""):
         if os.fork() == 0:
             return json.loads(line)  # type: ignore[no-any-return]
+        with suppress(ChildProcessError):  # forget those that have ended
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
     sys.exit()
 
 
