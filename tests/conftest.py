@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 from forks import Forks
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")  # how long an example takes says how busy the machine is
 
 
 def pytest_configure(config):
