@@ -15,7 +15,7 @@ run: $(VENV)/.run  ## evaluate the embedded pool
 	$(BIN)/fusion-eval
 
 test: $(VENV)/.dev  ## all tests
-	$(BIN)/pytest -n 2 --dist loadscope
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.dev  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["HuggingFace"]
 
 _DOWNLOAD = (
-    ". Where there is a network, run datasets.load_dataset({arguments}, split={split!r}).save_to_disk('DIR'), "
-    "bring DIR here and set path to it"
+    ". There is no directory {place}: if one is meant, correct path; if a data set on the Hugging Face hub, run "
+    "datasets.load_dataset({arguments}, split={split!r}).save_to_disk('DIR') where there is a network, bring DIR here "
+    "and set path to it"
 )
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _SEVERAL = ("vector", "labels")
@@ -196,8 +197,9 @@ class HuggingFace(DataSource):
         except DataError:
             raise
         except Exception as error:  # network, cache and file formats, each with errors of its own
-            how = "" if path.exists() else _DOWNLOAD.format(arguments=self._arguments(), split=self.split)
-            raise DataError(f"{self.path}: cannot be loaded: {error}{how}") from error
+            meant = {"place": path.absolute(), "arguments": self._arguments(), "split": self.split}
+            how = "" if path.exists() else _DOWNLOAD.format(**meant)
+            raise DataError(f"{self.path}: cannot be loaded: {str(error).strip().rstrip('.')}{how}") from error
         return dataset.with_format(None)  # a saved data set remembers the format it was last read in
 
     def _saved(self) -> Any:

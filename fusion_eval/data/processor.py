@@ -149,7 +149,9 @@ def _load(path: str, revision: str | None) -> Any:
         fix = (
             "expected the preprocessor_config.json that save_pretrained of an image processor writes"
             if Path(path).is_dir()
-            else f"where there is a network, run transformers.AutoImageProcessor.from_pretrained({name!r}, "
-            f"revision={revision or pinned or None!r}).save_pretrained('DIR'), bring DIR here and set path to it"
+            else f"there is no directory {Path(path).absolute()}: if one is meant, correct the path; if a repository "
+            f"on the Hugging Face hub, run transformers.AutoImageProcessor.from_pretrained({name!r}, "
+            f"revision={revision or pinned or None!r}).save_pretrained('DIR') where there is a network, bring DIR here "
+            "and set path to it"
         )
         raise DataError(f"{path}: no image processor can be loaded: {reason}; {fix}") from error

@@ -96,9 +96,11 @@ class RetrievalSamples(Samples):
 
     Attributes:
         embeddings: What a model has made of the documents, shape `(documents, d)`; None before.
+        cut: Which documents were cut, bool of shape `(documents,)`; None before, or if nobody counts.
     """
 
     embeddings: Tensor | None = None
+    cut: Tensor | None = None
 
     def __init__(
         self,

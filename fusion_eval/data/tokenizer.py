@@ -45,8 +45,9 @@ def load_tokenizer(path: str, revision: str | None = None, truncation: str = "ri
         fix = (
             "expected the files that save_pretrained of a tokenizer writes (tokenizer.json, tokenizer_config.json)"
             if Path(path).is_dir()
-            else f"where there is a network, run transformers.AutoTokenizer.from_pretrained({name!r}).save_pretrained("
-            "'DIR'), bring DIR here and set tokenizer to it"
+            else f"there is no directory {Path(path).absolute()}: if one is meant, correct the path; if a repository "
+            f"on the Hugging Face hub, run transformers.AutoTokenizer.from_pretrained({name!r}).save_pretrained('DIR') "
+            "where there is a network, bring DIR here and set tokenizer to it"
         )
         raise DataError(f"{path}: no tokenizer can be loaded: {reason}; {fix}") from error
 

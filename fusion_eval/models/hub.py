@@ -30,7 +30,7 @@ def local_path(path: str | Path) -> Path:
 
     Raises:
         CheckpointError: nothing is there, or the hub cannot be reached (`HF_HUB_OFFLINE=1`) and has not been before;
-            the message says what to download.
+            the message says where it was looked for and what to download.
 
     Example:
         >>> local_path(".")
@@ -48,6 +48,7 @@ def local_path(path: str | Path) -> Path:
 def _downloaded(path: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
+        from huggingface_hub.constants import HF_HUB_CACHE
     except ImportError as error:
         raise CheckpointError(
             f'{path}: no such directory here, and the Hugging Face hub needs an extra: pip install "fusion-eval[hf]"'
@@ -62,8 +63,11 @@ def _downloaded(path: str) -> Path:
                 break
     except Exception as error:  # network, rights, names: each with an error of its own
         pinned = f" --revision {revision}" if revision else ""
+        reason = str(error).strip().rstrip(".")
         raise CheckpointError(
-            f"{path}: no such directory here, and it cannot be had from the Hugging Face hub: {error}. Where there is "
-            f"a network, run `hf download {name}{pinned} --local-dir DIR`, bring DIR here and give it instead of {path}"
+            f"{path}: there is no directory {Path(path).absolute()}, nor is it in the cache of the Hugging Face hub, "
+            f"{HF_HUB_CACHE}, and it could not be downloaded: {reason}. If a directory is meant, correct the path; if "
+            f"a repository on the hub, run `hf download {name}{pinned} --local-dir DIR` where there is a network, "
+            f"bring DIR here and give it instead of {path}"
         ) from error
     return directory

@@ -30,7 +30,8 @@ class Retrieval(Task):
     Every query searches all documents, also under `limit`. Documents of equal cosine rank in the order of the data.
     Metrics are means over queries and get gains `(n, k)` by rank, and the gains of all relevant documents `(n, r)`.
     Each sample leaves the columns `query` (its id), `first_rank` (of the first relevant document, from 1), `truncated`
-    if the query was cut, and one of each metric's name with `k`, such as `recall@10`.
+    (the query or a document that is relevant to it was cut), and one of each metric's name with `k`, such as
+    `recall@10`.
 
     Args:
         data: A `fusion_eval.data.Search`.
@@ -65,7 +66,7 @@ class Retrieval(Task):
         inputs, (relevant, ids) = batch
         queries = embed(model, head, inputs)
         if samples.embeddings is None:
-            samples.embeddings = self._embedded(model, head, samples.documents, queries.device)
+            samples.embeddings, samples.cut = self._embedded(model, head, samples.documents, queries.device)
         cosines = queries @ samples.embeddings.T
         ranked = cosines.sort(dim=1, descending=True, stable=True).indices
         gains = _gains(relevant, len(samples.documents)).gather(1, ranked)
@@ -74,7 +75,7 @@ class Retrieval(Task):
         columns: dict[str, Tensor | list[str]] = {
             "query": ids,
             "first_rank": (gains > 0).int().argmax(dim=1) + 1,
-            **columns_of(inputs),
+            **_truncated(columns_of(inputs).get("truncated"), samples.cut, relevant[..., 0]),
             **{metric.column: metric.values(gains, all_gains) for metric in metrics.values()},
         }
         return Prediction(gains[:, : max(metric.k for metric in metrics.values())], all_gains, columns)
@@ -93,22 +94,34 @@ class Retrieval(Task):
                 )
         return metrics  # type: ignore[return-value]
 
-    def _embedded(self, model: nn.Module, head: nn.Module | None, documents: Samples, device: torch.device) -> Tensor:
-        """Embeddings of all documents, shape `(documents, d)`; those of similar length share a batch."""
+    def _embedded(
+        self, model: nn.Module, head: nn.Module | None, documents: Samples, device: torch.device
+    ) -> tuple[Tensor, Tensor | None]:
+        """Embeddings of all documents, shape `(documents, d)`, and which were cut; a batch has those of like length."""
         lengths = documents.lengths()
         order = np.arange(len(documents)) if lengths is None else np.argsort(-lengths, kind="stable")
-        parts = []
+        parts, cut = [], []
         for start in range(0, len(order), self.document_batch_size):
             rows = order[start : start + self.document_batch_size]
             inputs, _ = documents.collate([documents[int(row)] for row in rows])
             parts.append(embed(model, head, _moved(inputs, device)))
-        return torch.cat(parts)[torch.from_numpy(np.argsort(order)).to(device)]
+            cut += [flags.to(device) for name, flags in columns_of(inputs).items() if name == "truncated"]
+        place = torch.from_numpy(np.argsort(order)).to(device)
+        return torch.cat(parts)[place], torch.cat(cut)[place] if cut else None
 
 
 def _moved(inputs: Any, device: torch.device) -> Any:
     if isinstance(inputs, Mapping) and not hasattr(inputs, "to"):
         return {name: value.to(device) for name, value in inputs.items()}
     return inputs.to(device)
+
+
+def _truncated(queries: Tensor | None, documents: Tensor | None, relevant: Tensor) -> dict[str, Tensor]:
+    """The column of that name, from flags of the queries, of all documents, and the relevant rows of these `(n, r)`."""
+    flags = [] if queries is None else [queries]
+    if documents is not None:
+        flags.append((documents[relevant.clamp(min=0)] & (relevant >= 0)).any(dim=1))
+    return {"truncated": torch.stack(flags).any(dim=0)} if flags else {}
 
 
 def _gains(relevant: Tensor, documents: int) -> Tensor:

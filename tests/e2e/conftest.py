@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """With a result store of the test's own, without what a parent pytest or shell may have set.
-
-    Idle OpenMP threads must not spin on a busy machine.
-    """
-    keep = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "HYDRA", "FUSION_EVAL"))}
-    return {**keep, "FUSION_EVAL_CACHE": str(tmp_path / "cache"), "OMP_WAIT_POLICY": "passive", "COLUMNS": "100"}
-
-
-@pytest.fixture
-def fusion_eval(tmp_path: Path, environment: dict[str, str]) -> Run:
+def fusion_eval(tmp_path: Path, environment: dict[str, str], forks: Forks) -> Run:
     """`fusion_eval(*arguments, ok=True)`: run in `tmp_path`, and check whether it succeeded."""
 
     def run(*arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "fusion_eval", *arguments]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert (done.returncode == 0) is ok, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
+        return checked(forks.run(["-m", "fusion_eval", *arguments], tmp_path, environment), ok)
 
     return run
+
+
+@pytest.fixture
+def started_alone(tmp_path: Path, environment: dict[str, str]) -> Run:
+    """`fusion_eval`, in a process that is no fork: it imports for itself, with another seed of hashes."""
+
+    def run(*arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "fusion_eval", *arguments]
+        settings = {"cwd": tmp_path, "env": environment, "timeout": 300}
+        return checked(subprocess.run(command, **settings, capture_output=True, text=True, check=False), ok)
+
+    return run
+
+
+def checked(done: subprocess.CompletedProcess[str], ok: bool) -> subprocess.CompletedProcess[str]:
+    assert (done.returncode == 0) is ok, f"{done.args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 DDP = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
 
 
-def test_two_processes_equal_one(fusion_eval, tmp_path):
+def test_two_processes_equal_one(fusion_eval, started_alone, tmp_path):
     fusion_eval("hydra.run.dir=one")
-    done = fusion_eval("store=off", "hydra.run.dir=two", *DDP)
+    done = started_alone("store=off", "hydra.run.dir=two", *DDP)
     one, two = (json.loads((tmp_path / run / "report.json").read_text()) for run in ("one", "two"))
     assert done.stderr.count("merged on mnist") == 1
     assert one["counts"] == two["counts"]

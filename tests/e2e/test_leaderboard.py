@@ -13,15 +13,12 @@ import pytest
 
 
 @pytest.fixture
-def report_command(tmp_path, environment):
+def report_command(tmp_path, environment, forks):
     """`report_command(*arguments, code=0)`: `fusion-eval-report` in `tmp_path`."""
 
     def run(*arguments, code=0):
-        program = "from fusion_eval.report_cli import main; main()"
-        command = [sys.executable, "-c", program, *map(str, arguments)]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
+        program = ["-c", "from fusion_eval.report_cli import main; main()", *map(str, arguments)]
+        done = forks.run(program, tmp_path, environment)
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         return done
@@ -106,10 +103,8 @@ def test_the_table_of_methods_composes(fusion_eval):
     assert "fusion_eval_grids.GridsSweeper" in done.stdout
 
 
-def test_the_command_is_quick_to_help_and_clear_in_refusal(report_command, tmp_path):
-    started = time.monotonic()
+def test_the_command_helps_and_is_clear_in_refusal(report_command, tmp_path):
     assert "leaderboard" in report_command("--help").stdout
-    assert time.monotonic() - started < 5  # 0.2 s on an idle machine
     assert "nowhere: no such directory" in report_command("leaderboard", "nowhere", code=1).stderr
     assert ".: no run" in report_command("leaderboard", ".", code=1).stderr
     (tmp_path / "report.json").write_text("{}")

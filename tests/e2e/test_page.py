@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -27,20 +24,16 @@ HOSTILE = "</script><script>document.title='taken'</script>\"'><img src=x onerro
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
+def sweep(tmp_path_factory, forks, clean_environment):
     """A sweep as a user runs it: five merges, two of them experts alone."""
     directory = tmp_path_factory.mktemp("page")
-    keep = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "HYDRA", "FUSION_EVAL"))}
+    environment = {**clean_environment, "FUSION_EVAL_CACHE": str(directory / "cache")}
     for choice in (
         ("model=task_arithmetic", "model.scaling=0.2,0.3,0.5"),
         ("model=expert", "model.name=mnist,scripts"),
     ):
-        command = [sys.executable, "-m", "fusion_eval", "-m", "limit=41", "bootstrap=0", *choice]
-        environment = {**keep, "FUSION_EVAL_CACHE": str(directory / "cache"), "OMP_WAIT_POLICY": "passive"}
-        where = f"hydra.sweep.dir=sweep/{choice[0][6:]}"
-        done = subprocess.run(
-            [*command, where], cwd=directory, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
+        command = ["-m", "fusion_eval", "-m", "limit=41", "bootstrap=0", *choice]
+        done = forks.run([*command, f"hydra.sweep.dir=sweep/{choice[0][6:]}"], directory, environment)
         assert done.returncode == 0, done.stderr
     return directory / "sweep"
 

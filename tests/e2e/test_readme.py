@@ -48,19 +48,21 @@ def test_a_command_that_downloads_composes(command, fusion_eval):
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
+def sweep(tmp_path_factory, forks, clean_environment):
     """A directory in which the sweep of the README ran."""
     [command] = [line for line in commands() if "hydra.sweep.dir=sweep" in line]
     directory = tmp_path_factory.mktemp("readme")
-    program = [sys.executable, "-m", "fusion_eval", *shlex.split(command)[1:], "limit=41", "bootstrap=0"]
-    subprocess.run(program, cwd=directory, check=True, capture_output=True, timeout=300)
+    environment = {**clean_environment, "FUSION_EVAL_CACHE": str(directory / "cache")}
+    program = ["-m", "fusion_eval", *shlex.split(command)[1:], "limit=41", "bootstrap=0"]
+    forks.run(program, directory, environment).check_returncode()
     return directory
 
 
 @pytest.mark.parametrize("command", [line for line in commands() if line.startswith("fusion-eval-report")])
-def test_a_command_on_reports_runs(command, sweep):
-    program = [sys.executable, "-c", "from fusion_eval.report_cli import main; main()", *shlex.split(command)[1:]]
-    done = subprocess.run(program, cwd=sweep, capture_output=True, text=True, check=True, timeout=120)
+def test_a_command_on_reports_runs(command, sweep, forks, environment):
+    program = ["-c", "from fusion_eval.report_cli import main; main()", *shlex.split(command)[1:]]
+    done = forks.run(program, sweep, environment)
+    assert done.returncode == 0, done.stderr
     assert done.stdout
 
 
@@ -81,16 +83,14 @@ def test_make_run(environment):
 
 
 @pytest.mark.parametrize("code", blocks("python"))
-def test_python_runs(code, tmp_path, environment):
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+def test_python_runs(code, tmp_path, environment, forks):
+    done = forks.run(["-c", code], tmp_path, environment)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_table_is_what_the_run_prints(fusion_eval):
+def test_the_table_is_what_the_run_prints(started_alone):
     shown = next(block for block in blocks("text") if "mean_of_ratios" in block)
-    printed = fusion_eval().stdout
+    printed = started_alone().stdout
     rows, printed_rows = ([line.split() for line in text.splitlines() if line.strip()] for text in (shown, printed))
     assert len(rows) == len(printed_rows) - 1  # the last line says where the report is
     for row, printed_row in zip(rows, printed_rows[:-1], strict=True):

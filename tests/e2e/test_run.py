@@ -96,27 +96,23 @@ def test_two_runs_at_once_do_not_meet(tmp_path, quick, environment):
     assert len(list(tmp_path.glob("outputs/*/*/report.json"))) == 2
 
 
-def test_help_does_not_wait_for_torch():
+@pytest.mark.parametrize("module", ["cli", "report_cli"])
+def test_help_does_not_wait_for_torch(module):
     heavy = "{'torch', 'lightning', 'torchmetrics', 'pandas', 'sklearn', 'pyarrow', 'rich'}"
-    code = f"import sys; import fusion_eval.cli; sys.exit(bool({heavy} & set(sys.modules)))"
+    code = f"import sys; import fusion_eval.{module}; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_help_has_examples(fusion_eval):
-    shown = fusion_eval("--help").stdout
+def test_help_has_examples(started_alone):
+    shown = started_alone("--help").stdout
     assert "fusion-eval model=ties model.density=0.3" in shown
     for group in ("taskpool", "dataset", "metrics", "modelpool", "model", "trainer"):
         assert f"\n{group}: " in shown
 
 
-def test_tab_completion(tmp_path, environment):
-    assert "complete" in completion(tmp_path, environment, "install=bash")
+def test_tab_completion(fusion_eval, environment):
+    assert "complete" in fusion_eval("-sc", "install=bash").stdout
     environment["COMP_LINE"] = "fusion-eval model="
-    assert {"model=ties", "model=average"} <= set(completion(tmp_path, environment, "query=bash").split())
+    assert {"model=ties", "model=average"} <= set(fusion_eval("-sc", "query=bash").stdout.split())
     environment["COMP_LINE"] = "fusion-eval trainer."
-    assert "trainer.devices=" in completion(tmp_path, environment, "query=bash").split()
-
-
-def completion(directory, environment, request):
-    command = [sys.executable, "-m", "fusion_eval", "-sc", request]
-    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "trainer.devices=" in fusion_eval("-sc", "query=bash").stdout.split()

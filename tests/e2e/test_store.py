@@ -1,12 +1,8 @@
-"""Nothing is evaluated twice: not by the next run, not beside another process, not after a kill -9.
-
-The commands run in real processes, forked from one that has imported everything: most of their seconds go there.
-"""
+"""Nothing is evaluated twice: not by the next run, not beside another process, not after a kill -9."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import re
 import time
@@ -19,16 +15,6 @@ from fusion_eval.engine.store_command import list_entries, verify_entries
 SMALL = ("limit=60", "bootstrap=0", "~taskpool.tasks.scripts", "~taskpool.tasks.textures")
 SWEEP = ("-m", *SMALL, "model=average,task_arithmetic", "model.scaling=0.2,0.4")
 EVALUATED = re.compile(r"^(\w+ on \w+) +accuracy", re.MULTILINE)
-COMMAND = """
-import os, sys
-os.chdir(directory)
-os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT, 0o600), 2)
-os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-os.environ |= environment
-sys.argv = ["fusion-eval", *arguments]
-from fusion_eval.cli import main
-main()
-"""
 
 
 @pytest.fixture
@@ -37,39 +23,25 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def start(tmp_path):
-    """`start(*arguments)`: the command in the background; its attribute `log` is the file of its standard error."""
-    forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(["fusion_eval.cli", "fusion_eval.taskpool", "lightning.pytorch", "filelock"])
-    environment = {"FUSION_EVAL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+def start(forks, environment, tmp_path):
+    """`start(*arguments)`: the command in the background, and the file of its standard error."""
     started = []
 
     def run(*arguments):
         log = tmp_path / f"{len(started)}.log"
-        names = {"directory": tmp_path, "log": log, "environment": environment, "arguments": arguments}
-        process = forkserver.Process(target=exec, args=(COMMAND, names))
-        process.start()
-        process.log = log
+        process = forks.start(["-m", "fusion_eval", *arguments], tmp_path, environment, tmp_path / "stdout", log)
         started.append(process)
-        return process
+        return process, log
 
     yield run
     for process in started:
         process.kill()
-        process.join()
 
 
 @pytest.fixture
-def finish(start):
+def finish(fusion_eval):
     """`finish(*arguments)`: run the command to its end; returns its standard error."""
-
-    def run(*arguments):
-        process = start(*arguments)
-        process.join(300)
-        assert process.exitcode == 0, process.log.read_text()
-        return process.log.read_text()
-
-    return run
+    return lambda *arguments: fusion_eval(*arguments).stderr
 
 
 def evaluated(stderr):
@@ -92,8 +64,8 @@ def contents(directory):
     return found
 
 
-def test_the_same_command_again_evaluates_nothing_and_leaves_the_same(finish, tmp_path, store):
-    first = evaluated(finish(*SMALL, "hydra.run.dir=first"))
+def test_the_same_command_again_evaluates_nothing_and_leaves_the_same(finish, started_alone, tmp_path, store):
+    first = evaluated(started_alone(*SMALL, "hydra.run.dir=first").stderr)  # what is hashed hashes otherwise
     assert sum(first.values()) == len(list_entries(store)) == 6
     assert not evaluated(finish(*SMALL, "hydra.run.dir=again", "batch_size=7"))
     assert contents(tmp_path / "first") == contents(tmp_path / "again") != {}
@@ -137,10 +109,8 @@ def test_a_model_merged_elsewhere_is_known_by_its_weights_not_by_its_file(finish
 
 def test_a_sweep_is_shared_by_processes_and_survives_being_killed(finish, start, tmp_path, store):
     together = [start(*SWEEP, f"hydra.sweep.dir={name}") for name in ("left", "right")]
-    for sweep in together:
-        sweep.join(300)
-    said = [evaluated(sweep.log.read_text()) for sweep in together]
-    assert [sweep.exitcode for sweep in together] == [0, 0]
+    assert [sweep.wait(300) for sweep, _ in together] == [0, 0]
+    said = [evaluated(log.read_text()) for _, log in together]
     whole = {
         **{f"merged on {task}": 4 for task in ("mnist", "optdigits")},
         **{f"{model} on {task}": 1 for task in ("mnist", "optdigits") for model in ("base", "expert")},
@@ -153,13 +123,10 @@ def test_a_sweep_is_shared_by_processes_and_survives_being_killed(finish, start,
     resumed = (*SWEEP, "hydra.sweep.dir=killed", f"store.path={elsewhere}")
     before: Counter[str] = Counter()
     for _ in range(3):
-        sweep = start(*resumed)
-        while sweep.is_alive() and not sweep.log.exists():
-            time.sleep(0.01)
+        sweep, log = start(*resumed)
         time.sleep(random.uniform(0, 3))
         sweep.kill()
-        sweep.join()
-        before += evaluated(sweep.log.read_text())
+        before += evaluated(log.read_text() if log.exists() else "")
         assert verify_entries(elsewhere) == {}
     kept = Counter(entry.label for entry in list_entries(elsewhere))
     assert kept >= before
@@ -167,14 +134,14 @@ def test_a_sweep_is_shared_by_processes_and_survives_being_killed(finish, start,
     assert contents(tmp_path / "killed") == contents(tmp_path / "left")
 
 
-def test_ranks_agree_on_what_is_known(finish, fusion_eval, tmp_path, store):
+def test_ranks_agree_on_what_is_known(finish, tmp_path, store):
     """Known, unknown, known: Lightning starts the second process at the unknown one, and it repeats the first."""
     tasks = ("+task@taskpool.tasks.again=mnist", "taskpool.tasks.again.data.split=val")
     command = (*SMALL, *tasks, "references=false")
     finish(*command, "hydra.run.dir=one")
     next(entry.path for entry in list_entries(store) if entry.label == "merged on mnist").unlink()
     ranks = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
-    assert evaluated(fusion_eval(*command, *ranks, "hydra.run.dir=two").stderr) == {"merged on mnist": 1}
+    assert evaluated(finish(*command, *ranks, "hydra.run.dir=two")) == {"merged on mnist": 1}
     one, two = (json.loads((tmp_path / run / "report.json").read_text()) for run in ("one", "two"))
     assert list(one["report"]) == list(two["report"]) == ["optdigits", "mnist", "again"]
     assert two["report"]["mnist"] == pytest.approx(one["report"]["mnist"], abs=1e-6)

@@ -79,7 +79,8 @@ def rows(task: str) -> list[dict]:
     made = []
     for index in range(ROWS):
         texts = [SENTENCES[(index * (3 * place + 1) + place * (index // 12)) % 12] for place in range(len(columns))]
-        label = index * 7 % 51 / 10 + 0.04 if labels is None else (index * 5 + index // 3) % len(labels)
+        # numbers in pairs that are equal once they are rounded
+        label = index * 7 % 12 * 0.4 + index // 12 * 0.04 if labels is None else (index * 5 + index // 3) % len(labels)
         made.append({**dict(zip(columns, texts, strict=True)), "label": label})
     return made
 
@@ -103,23 +104,17 @@ def gpt2_tokenizer() -> GPT2TokenizerFast:
 
 
 def t5_tokenizer() -> T5TokenizerFast:
-    """The words of prompts and answers, and single characters for all else."""
+    """The words of prompts and answers, and single characters for all else.
+
+    "positive" and "negative" take 9 tokens, as many as fusion-bench lets a model write, and "acceptable" 10.
+    """
     prompts = " ".join(template["input_text"] for template in glue_prompt_templates.values())
-    answers = [
-        "acceptable",
-        "unacceptable",
-        "entailment",
-        "neutral",
-        "contradiction",
-        "yes",
-        "no",
-        "negative",
-        "positive",
-    ]
-    words = sorted({word for word in prompts.split() if word.isalpha()} | set(answers))
+    answers = {"unacceptable", "entailment", "neutral", "contradiction", "yes", "no"}
+    spelt = {"acceptable", "negative", "positive"}
+    words = sorted({word for word in prompts.split() if word.isalpha()} - spelt | answers)
     characters = [chr(code) for code in range(33, 127)]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
-    pieces += [("▁" + word, -4.0) for word in words] + [(character, -6.0) for character in characters]
+    pieces += [("▁" + word, -4.0) for word in words] + [(piece, -6.0) for piece in [*characters, "ac"]]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
@@ -246,11 +241,17 @@ def run_t5(model: T5ForConditionalGeneration) -> dict:
     }
     # The pool gives no attention mask. transformers 4 infers one from the padding; transformers 5 does so for decoders
     # alone, and lets an encoder attend to hundreds of padding tokens.
-    generate = model.generate
-    model.generate = lambda ids, **settings: generate(ids, attention_mask=(ids != 0).long(), **settings)
+    generate, lengths = model.generate, set()
+
+    def generate_masked(ids, **settings):
+        lengths.add(settings["max_length"])
+        return generate(ids, attention_mask=(ids != 0).long(), **settings)
+
+    model.generate = generate_masked
     pool = t5_pool.FlanT5GLUETextGenerationTaskPool(OmegaConf.create(config))
     report = pool.evaluate(model)
-    return {task: report[task] for task in names}
+    [max_length] = lengths
+    return {"max_length": max_length, "report": {task: report[task] for task in names}}
 
 
 def main() -> None:

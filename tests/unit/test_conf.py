@@ -19,6 +19,7 @@ from fusion_eval import BaseTaskPool, Classification, DummyTaskPool, ModelPool, 
 from fusion_eval.config import compose_option
 from fusion_eval.data import DataSource, Embedded, TensorSamples
 from fusion_eval.errors import ConfigError
+from fusion_eval.help import help_text
 from fusion_eval.merging import MergingMethod
 from fusion_eval.racing import Racing
 from fusion_eval.selection import on_selection_split
@@ -291,6 +292,16 @@ def test_the_help_has_what_hydra_fills_in(option):
     settings = {key for key in compose() if key not in ("calibration", "runner", *(group for group in KINDS))}
     shown = config["template"] + config["footer"]
     assert [key for key in sorted(settings) if f"{key}=" not in shown] == []
+
+
+def test_the_help_lists_every_option_as_it_is_written_behind_its_group():
+    _, _, groups = help_text().partition("(group=option)\n\n")
+    listed, group = set(), ""
+    for line in groups.partition("\n\n")[0].splitlines():
+        name, _, options = line.rpartition(": ")
+        group = name or group  # a line without a name goes on with the group of the one before
+        listed |= {(group, option) for option in options.strip().split(", ")}
+    assert {pair for pair in OPTIONS if pair[0] not in ("hydra/help", "hydra/job_logging")} <= listed
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

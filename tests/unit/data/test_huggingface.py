@@ -1,6 +1,7 @@
 import io
 import pickle
 import sys
+from pathlib import Path
 
 import datasets
 import huggingface_hub
@@ -255,6 +256,7 @@ def test_offline_says_what_to_bring_and_where_to_put_it(monkeypatch):
         "datasets.load_dataset('ylecun/mnist', 'mnist', revision='abc123', split='test').save_to_disk('DIR')" in message
     )
     assert "set path to it" in message
+    assert f"There is no directory {Path('ylecun/mnist').absolute()}: if one is meant, correct path" in message
 
 
 def test_a_directory_without_data_is_refused_without_advice_to_download(tmp_path):

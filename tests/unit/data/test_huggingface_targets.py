@@ -282,5 +282,5 @@ def test_offline_mode_is_respected_and_says_what_to_bring(tmp_path, variable):
     printed = subprocess.run(
         [sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True, check=True
     ).stdout
-    assert "load_dataset('someone/something', split='validation').save_to_disk('DIR'), bring DIR here" in printed
+    assert "load_dataset('someone/something', split='validation').save_to_disk('DIR') where" in printed
     assert "offline" in printed.lower()

@@ -263,7 +263,7 @@ def test_offline_the_message_says_what_to_download(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match=r"from_pretrained\('no/such'\)\.save_pretrained\('DIR'\), bring DIR here"):
+    with pytest.raises(DataError, match=r"from_pretrained\('no/such'\)\.save_pretrained\('DIR'\) where there is"):
         load_tokenizer("no/such@main")
 
 

@@ -66,8 +66,9 @@ def test_what_was_downloaded_before_is_there_without_a_network(offline, snapshot
     assert offline[path] == str(snapshot)
 
 
-def test_offline_the_error_says_what_to_download_and_where_to_put_it(offline):
+def test_offline_the_error_says_where_it_was_looked_for_and_what_to_download(offline, snapshot):
     error = offline["owner/other@v2"]
-    assert error.startswith("owner/other@v2: no such directory here, and it cannot be had from the Hugging Face hub: ")
-    assert "run `hf download owner/other --revision v2 --local-dir DIR`" in error
+    assert error.startswith(f"owner/other@v2: there is no directory {Path('owner/other@v2').absolute()}, nor is it in ")
+    assert f"the cache of the Hugging Face hub, {snapshot.parents[2]}, and it could not be downloaded: " in error
+    assert "run `hf download owner/other --revision v2 --local-dir DIR` where there is a network" in error
     assert error.endswith("bring DIR here and give it instead of owner/other@v2")

@@ -52,6 +52,8 @@ def test_prompts_and_words_are_fusion_benchs(pool):
         else:
             assert type(task) is (LabelScoring if pool.endswith("scoring") else LabelGeneration)
             assert {str(index): word for index, word in enumerate(task.words)} == prompt["target_text"]
+        if type(task) is not LabelScoring:
+            assert task.max_new_tokens == GOLDEN["t5"]["max_length"] - 1  # without the start token
 
 
 def test_gpt2_reads_as_many_tokens_as_in_fusion_bench():

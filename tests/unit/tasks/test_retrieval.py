@@ -102,6 +102,19 @@ def test_a_limit_leaves_all_documents_in(data, model):
     np.testing.assert_array_equal(part.samples["first_rank"], whole.samples["first_rank"][part.samples["index"]])
 
 
+def test_a_query_counts_as_cut_if_a_document_that_is_relevant_to_it_is(tmp_path, encoder_path, model):
+    long = " ".join(["w1"] * 9)
+    texts = (["w1", long, "w3", "w4"], [long, "w2", "w3", long])
+    data = source(tmp_path, encoder_path, *texts, [(0, 1, 1), (1, 1, 1), (2, 0, 1), (2, 2, 1), (3, 2, 1), (3, 3, 0)])
+    parts = {
+        name: replace(getattr(data, name), transform=Tokenized(encoder_path, max_length=6))
+        for name in ("queries", "documents")
+    }
+    task = Retrieval(replace(data, **parts), METRICS, head=Pooled(), document_batch_size=3)
+    samples = Runner(batch_size=3).run("search", task, model).samples
+    assert list(samples["truncated"]) == [False, True, True, False]
+
+
 def test_each_model_embeds_the_documents_anew(data, model):
     task = Retrieval(data, METRICS, head=Pooled())
     samples = task.data.load()
