@@ -36,7 +36,11 @@ def weighted_sum(vectors: Iterable[Tensor], weights: Tensor | None) -> Tensor:
     """The same as `weigh(torch.stack(vectors), weights).sum(dim=0)`, one vector after the other."""
     factors = repeat(None) if weights is None else weights.tolist()
     weighted = (vector if factor is None else vector * factor for vector, factor in zip(vectors, factors, strict=False))
-    total = next(weighted).clone()
+    first = next(weighted)
+    second = next(weighted, None)
+    if second is None:
+        return first.clone()
+    total = first + second
     for vector in weighted:
         total = total.add_(vector) if total.dtype == vector.dtype else total + vector
     return total
