@@ -38,6 +38,7 @@ METHODS = {
 """Method to the peers that have it: fusion-bench trims task vectors as a whole, mergekit each tensor on its own."""
 OURS = {"ours": "read", "ours_to_file": "read_write"}
 """What of ours is measured, and the limit it is compared with."""
+LIMITS = (*OURS.values(), "arithmetic")
 OF_THE_KIND = {"fusion_bench": "ours", "mergekit": "ours_to_file", "mergekit-yaml": "ours_to_file"}
 """Peer to what of ours does the same: merges into a module, or into a file."""
 
@@ -88,7 +89,7 @@ class Bench:
 
     def tools(self, method: str) -> list[str]:
         """What is measured for a method: limits, ours, peers."""
-        return [*OURS.values(), *OURS, *(METHODS[method] if self.peers else ())]
+        return [*LIMITS, *OURS, *(METHODS[method] if self.peers else ())]
 
     def measure(self, method: str, rounds: int) -> Iterator[Row]:
         """Each tool once to compare what they make; then all in turn, `rounds` times."""
@@ -109,7 +110,7 @@ class Bench:
             except TimeoutError:
                 print(f"{method}: {tool} did not end within {self.limit:.0f} s and is left out", file=sys.stderr)
                 continue
-            found[tool] = None if tool in OURS.values() else self._difference(tool)
+            found[tool] = None if tool in LIMITS else self._difference(tool)
         return found
 
     def _difference(self, tool: str) -> float:
@@ -173,7 +174,7 @@ def tabulate(rows: Sequence[Row], model_megabytes: float) -> Table:
         table.add_column(heading, justify="right")
     for row in rows:
         ours = OF_THE_KIND.get(row.tool, row.tool)
-        limit = OURS.get(ours, row.tool)
+        limit = OURS.get(ours, "read" if row.tool == "arithmetic" else row.tool)
         table.add_row(
             row.method,
             row.tool,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -106,7 +106,7 @@ class AdaMerging(MethodWithData):
             width = len(merged.names) if self.granularity == "layer" else 1
             coefficients = torch.full((len(experts), width), self.prior, device=merged.device, requires_grad=True)
             optimizer = torch.optim.Adam([coefficients], lr=self.learning_rate)
-            batches = {expert: self._endless(expert) for expert in experts}
+            batches = {expert: _endless(self.calibration, expert) for expert in experts}
             for _ in range(self.steps):
                 merged.set_weights(coefficients.detach().clamp(0, 1).expand(-1, len(merged.names)))
                 for expert, endless in batches.items():
@@ -117,19 +117,18 @@ class AdaMerging(MethodWithData):
                 optimizer.step()
             learnt = coefficients.detach().clamp(0, 1).expand(-1, len(merged.names)).cpu()
         if not learnt.isfinite().all():
-            bad = [
-                f"{name!r} of expert {key!r}"
-                for key in experts
-                for name in merged.names
-                if not is_finite(experts[key][name])
-            ]
-            cause = f"NaN or Inf in {few(bad)}" if bad else "a merged model's predictions are not finite"
-            raise MergeError(f"AdaMerging: the coefficients became NaN: {cause}")
+            raise MergeError(f"AdaMerging: the coefficients became NaN: {_cause_of_nan(merged.names, experts)}")
         return dict(zip(merged.names, learnt.mT, strict=True))
 
-    def _endless(self, expert: str) -> Iterator[Batch]:
-        while True:
-            yield from self.calibration.batches(expert)
+
+def _endless(calibration: Calibration, expert: str) -> Iterator[Batch]:
+    while True:
+        yield from calibration.batches(expert)
+
+
+def _cause_of_nan(names: Sequence[str], experts: Mapping[str, StateDict]) -> str:
+    bad = [f"{name!r} of expert {key!r}" for key in experts for name in names if not is_finite(experts[key][name])]
+    return f"NaN or Inf in {few(bad)}" if bad else "a merged model's predictions are not finite"
 
 
 class _Merged:

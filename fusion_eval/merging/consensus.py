@@ -17,7 +17,7 @@ Consensus = Literal["sum", "ties"]
 
 
 def combine(vectors: Tensor, consensus: Consensus, weights: Tensor | None = None) -> Tensor:
-    """One task vector of several: shape `(n, ...)` to `(...)`; weights as `expert_weights` returns them."""
+    """One task vector of several, which are overwritten: shape `(n, ...)` to `(...)`; weights of `expert_weights`."""
     return disjoint_mean(vectors, weights) if consensus == "ties" else weigh(vectors, weights).sum(dim=0)
 
 
@@ -36,7 +36,11 @@ def weighted_sum(vectors: Iterable[Tensor], weights: Tensor | None) -> Tensor:
     """The same as `weigh(torch.stack(vectors), weights).sum(dim=0)`, one vector after the other."""
     factors = repeat(None) if weights is None else weights.tolist()
     weighted = (vector if factor is None else vector * factor for vector, factor in zip(vectors, factors, strict=False))
-    total = next(weighted).clone()
+    first = next(weighted)
+    second = next(weighted, None)
+    if second is None:
+        return first.clone()
+    total = first + second
     for vector in weighted:
         total = total.add_(vector) if total.dtype == vector.dtype else total + vector
     return total
@@ -51,7 +55,7 @@ def disjoint_mean(vectors: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean over the task vectors of the values that are not 0 and have the elected sign.
 
     Args:
-        vectors: Task vectors, trimmed or not, shape `(n, ...)`.
+        vectors: Task vectors, trimmed or not, shape `(n, ...)`. They are overwritten.
         weights: Shape `(n,)`: with what each votes for a sign and counts in the mean; None: all the same.
 
     Returns:
@@ -60,14 +64,14 @@ def disjoint_mean(vectors: Tensor, weights: Tensor | None = None) -> Tensor:
     Example:
         >>> import torch
         >>> vectors = torch.tensor([[3.0, 1.0, 0.0], [1.0, -3.0, 0.0], [0.0, -1.0, 0.0]])
-        >>> disjoint_mean(vectors)
+        >>> disjoint_mean(vectors.clone())
         tensor([ 2., -2.,  0.])
         >>> disjoint_mean(vectors, torch.tensor([3.0, 1.0, 1.0]))
         tensor([ 2.5000, -2.0000,  0.0000])
     """
     weighted = weigh(vectors, weights)
     elected = weighted.sum(dim=0).sign_()
-    agreeing = (weighted * elected).clamp_(min=0)  # their magnitudes; 0 for the others
+    agreeing = weighted.mul_(elected).clamp_(min=0)  # their magnitudes; 0 for the others
     sum_of_them = agreeing.sum(dim=0).mul_(elected)
     total = weigh(agreeing.sign_(), weights).sum(dim=0)
     return sum_of_them.div_(total.add_(total.clone().eq_(0)))  # 0 / 1 for 0 / 0; floats are faster to add than bools

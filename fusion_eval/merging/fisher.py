@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from fusion_eval.errors import ConfigError, MergeError
 from fusion_eval.merging.calibration import Calibration, MethodWithData, measured_on
 from fusion_eval.merging.consensus import weigh
 from fusion_eval.merging.experts import read_experts
+from fusion_eval.merging.fisher_information import Labels, fisher_information
 from fusion_eval.merging.hyperparameters import require_not_negative
 from fusion_eval.merging.memory import process_memory
 from fusion_eval.merging.state_dict import StateDict, distinct_names, named_parameters
@@ -22,11 +23,6 @@ from fusion_eval.merging.weights import expert_weights, require_weights
 from fusion_eval.threads import one_thread
 
 __all__ = ["Fisher"]
-
-_LABELS = ("model", "data")
-
-_GRADIENTS_AT_ONCE = 2**27
-"""Elements: as many classes' gradients of a sample are kept at once, 0.5 GB."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +52,15 @@ class Fisher(MethodWithData):
     """
 
     calibration: Calibration
-    labels: Literal["model", "data"] = "model"
+    labels: Labels = "model"
     weights: Mapping[str, float] = field(default_factory=dict, hash=False)
     normalize: bool = True
     floor: float = 1e-6
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.labels not in _LABELS:
-            raise ConfigError(f"Fisher: labels={self.labels!r}; choose one of {', '.join(_LABELS)}")
+        if self.labels not in get_args(Labels):
+            raise ConfigError(f"Fisher: labels={self.labels!r}; choose one of {', '.join(get_args(Labels))}")
         require_weights(self)
         for name, weight in self.weights.items():
             if weight < 0:
@@ -118,43 +114,6 @@ class Fisher(MethodWithData):
 
     def _information(self, name: str, expert: StateDict) -> dict[str, Tensor]:
         group = measured_on(self.calibration, {name: expert}, "fisher", self.labels)
-        measured = cache(lambda: self._measure(name, expert))
+        measured = cache(lambda: fisher_information(self.calibration, name, expert, self.labels))
         keys = list(named_parameters(self.calibration.backbone()))
         return {key: process_memory.recall(group, key, lambda: measured()[key]) for key in keys}  # noqa: B023
-
-    def _measure(self, name: str, expert: StateDict) -> dict[str, Tensor]:
-        with torch.inference_mode(False), torch.enable_grad():
-            backbone = self.calibration.backbone()
-            backbone.load_state_dict(expert)
-            parameters: dict[str, Tensor] = dict(named_parameters(backbone))
-            total = {key: torch.zeros_like(parameter) for key, parameter in parameters.items()}
-            count = 0
-            for inputs, target in self.calibration.batches(name, size=1):
-                logits = self.calibration.logits(name, backbone, (inputs, target))
-                for key, squares in self._squares(logits[0].log_softmax(dim=0), target, parameters).items():
-                    total[key] += squares
-                count += 1
-            return {key: one.cpu() / count for key, one in total.items()}
-
-    def _squares(self, log_probabilities: Tensor, target: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The expectation over classes of the squared gradients of one sample."""
-        classes = torch.eye(len(log_probabilities), device=log_probabilities.device)
-        chances = log_probabilities.detach().exp()
-        if self.labels == "data":
-            classes, chances = classes[target], torch.ones_like(chances[:1])
-        at_once = max(1, _GRADIENTS_AT_ONCE // sum(parameter.numel() for parameter in parameters.values()))
-        total: dict[str, Tensor] = {}
-        for some, their_chances in zip(torch.split(classes, at_once), torch.split(chances, at_once), strict=True):
-            gradients = torch.autograd.grad(
-                log_probabilities,
-                list(parameters.values()),
-                some,
-                retain_graph=True,
-                is_grads_batched=True,
-                allow_unused=True,
-            )
-            for key, gradient in zip(parameters, gradients, strict=True):
-                if gradient is not None:
-                    squares = torch.tensordot(their_chances, gradient.square(), dims=1)
-                    total[key] = total[key] + squares if key in total else squares
-        return total

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,49 +19,46 @@ class LinearLayer:
     """A layer that computes `x' W` (and adds a bias) for inputs `x` and a matrix `W`, shape `(inputs, outputs)`.
 
     Attributes:
-        module: `nn.Linear`, the `Conv1D` of transformers, or `nn.Conv2d`, for which `x` is a patch.
+        modules: `nn.Linear`, the `Conv1D` of transformers, or `nn.Conv2d`, for which `x` is a patch: those that share
+            the parameter, one as a rule.
     """
 
-    module: nn.Module
+    modules: tuple[nn.Module, ...]
 
     @property
     def matrix(self) -> Tensor:
         """The layer's `W`, float64."""
-        assert isinstance(self.module.weight, Tensor)
-        return self.to_matrix(self.module.weight.detach())
+        weight = self.modules[0].weight
+        assert isinstance(weight, Tensor)
+        return self.to_matrix(weight.detach())
 
     def to_matrix(self, weight: Tensor) -> Tensor:
         """A weight, as the layer stores it, as `W`, float64."""
-        return (weight if _is_conv1d(self.module) else weight.flatten(1).mT).double()
+        return (weight if _is_conv1d(self.modules[0]) else weight.flatten(1).mT).double()
 
     def to_weight(self, matrix: Tensor, like: Tensor) -> Tensor:
         """A `W` as the layer stores it, with shape and dtype of `like`."""
-        stored = matrix if _is_conv1d(self.module) else matrix.mT
+        stored = matrix if _is_conv1d(self.modules[0]) else matrix.mT
         return stored.reshape(like.shape).to(like.dtype)
-
-    def rows(self, inputs: Tensor) -> Tensor:
-        """What the layer's `forward` is given, as all `x`: shape `(n, inputs)`."""
-        if not isinstance(self.module, nn.Conv2d):
-            return inputs.flatten(0, -2) if inputs.dim() > 1 else inputs[None]
-        layer, maps = self.module, inputs if inputs.dim() == 4 else inputs[None]
-        patches = functional.unfold(maps, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
-        return patches.mT.flatten(0, 1)
 
 
 def linear_layers(backbone: nn.Module, kernels: bool) -> dict[str, LinearLayer]:
-    """Name of the weight to the layer.
+    """Name of the weight, the first of tied ones, to the layer; a weight that something else has too is left out.
 
     Args:
         backbone: The model.
         kernels: Whether `nn.Conv2d` is one, if it has no groups and is padded with zeros.
     """
-    stored = backbone.state_dict(keep_vars=True)
-    renamed = {id(tensor): name for name, tensor in stored.items()}  # a state dict may have other names than modules
-    modules = {}
-    for name, module in backbone.named_modules():
-        key = f"{name}.weight".removeprefix(".")
-        modules[key if key in stored else renamed.get(id(getattr(module, "weight", None)), key)] = module
-    return {name: LinearLayer(module) for name, module in modules.items() if _is_linear(module, kernels)}
+    names = {id(tensor): name for name, tensor in reversed(backbone.state_dict(keep_vars=True).items())}
+    sharing = defaultdict(list)
+    for module in backbone.modules():
+        if name := names.get(id(getattr(module, "weight", None))):
+            sharing[name].append(module)
+    return {
+        name: LinearLayer(tuple(modules))
+        for name, modules in sharing.items()
+        if all(_is_linear(module, kernels) for module in modules) and len(set(map(_is_conv1d, modules))) == 1
+    }
 
 
 @contextmanager
@@ -71,7 +68,9 @@ def gram_matrices(layers: Mapping[str, LinearLayer]) -> Iterator[dict[str, Tenso
     It is 0 for a layer that was not called.
     """
     seen = {name: _Seen(torch.zeros((), dtype=torch.float64)) for name in layers}
-    hooks = [layer.module.register_forward_pre_hook(partial(seen[name].add, layer)) for name, layer in layers.items()]
+    hooks = [
+        module.register_forward_pre_hook(seen[name].add) for name, layer in layers.items() for module in layer.modules
+    ]
     grams: dict[str, Tensor] = {}
     try:
         yield grams
@@ -88,10 +87,19 @@ class _Seen:
     total: Tensor
     count: int = 0
 
-    def add(self, layer: LinearLayer, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        rows = layer.rows(inputs[0]).double()
+    def add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        rows = _rows(module, inputs[0]).double()
         self.total = self.total.to(rows.device) + rows.mT @ rows
         self.count += len(rows)
+
+
+def _rows(module: nn.Module, inputs: Tensor) -> Tensor:
+    """What a module's `forward` is given, as all `x`: shape `(n, inputs)`."""
+    if not isinstance(module, nn.Conv2d):
+        return inputs.flatten(0, -2) if inputs.dim() > 1 else inputs[None]
+    maps = inputs if inputs.dim() == 4 else inputs[None]
+    patches = functional.unfold(maps, module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
+    return patches.mT.flatten(0, 1)
 
 
 def _is_linear(module: nn.Module, kernels: bool) -> bool:

@@ -32,7 +32,8 @@ class RegMean(MethodWithData):
     be their Gram matrix, the mean of `x x'` over what its task's calibration samples make of them. The matrix with the
     least `sum_t mean(norm(x' W - x' W_t) ** 2)` is `(sum_t G_t)^-1 sum_t G_t W_t`. What the inputs do not determine is
     as in the mean of the experts, and so are all other tensors: biases, norms, embeddings and a matrix that is tied to
-    one, and layers that are not called as a module (as in `nn.MultiheadAttention`).
+    one, and layers that are not called as a module (as in `nn.MultiheadAttention`). Linear layers that are tied to
+    each other are one, and `x` the inputs of all of them.
 
     It takes a forward pass a sample, and float64 memory of `inputs * (inputs + 2 * outputs)` a layer, whatever the
     number of experts. On the CPU it runs with one thread, so that the number of threads changes no bit. A sweep over

@@ -21,7 +21,11 @@ __all__ = ["NuSlerp", "Slerp"]
 
 @dataclass(frozen=True)
 class Slerp(MergingMethod):
-    """Spherical linear interpolation of two models, each tensor one vector (Shoemake 1985; mergekit's `slerp`).
+    """Spherical linear interpolation of two models, each tensor one vector; mergekit's `slerp`.
+
+    The formula, of two quaternions, is by Shoemake ("Animating rotation with quaternion curves", SIGGRAPH 1985); see
+    `merging.geometry.slerp`. That it may merge models has no paper: it comes from mergekit, whose guide
+    (docs/merge_methods.md) names Wikipedia's "Slerp".
 
     mergekit takes the straight line as soon as the cosine exceeds 0.9995; here the arc is followed to where float32
     ends, which matters as an expert is seldom farther from its base.
@@ -62,6 +66,7 @@ class Slerp(MergingMethod):
 class NuSlerp(MergingMethod):
     """SLERP of the task vectors of two experts, as mergekit's `nuslerp` with a base model.
 
+    There is no paper: it is what mergekit's guide (docs/merge_methods.md) and code (merge_methods/nuslerp.py) say.
     `base + slerp(start - base, end - base, t)`: the angle between what two experts learnt is wide, where that between
     their weights is tiny.
 

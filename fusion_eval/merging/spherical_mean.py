@@ -30,6 +30,9 @@ _MOST_STEPS = 100
 class MultiSlerp(MergingMethod):
     """The mean direction of the experts times their mean length, each tensor one vector: mergekit's `multislerp`.
 
+    There is no paper: it is what mergekit's guide (docs/merge_methods.md) and code (merge_methods/multislerp.py) say,
+    and its author's article (https://goddard.blog/posts/multislerp-wow-what-a-cool-idea), which the code names.
+
     mergekit projects the experts to the tangent space at their mean direction, and averages there with the same
     weights as that mean. That average is 0 by the definition of the mean, so this closed form is the same merge. Where
     the directions cancel (mergekit refuses, but for two) it is the plain mean.
@@ -67,9 +70,11 @@ class MultiSlerp(MergingMethod):
 class KarcherMean(MergingMethod):
     """The Karcher mean of the directions times the mean length, each tensor one vector: mergekit's `karcher`.
 
-    The Karcher mean is the point of the sphere whose summed squared angles to the directions are least (Karcher 1977;
-    Buss and Fillmore 2001, "Spherical averages and applications to spherical splines", algorithm A1). Of two it is the
-    middle of the arc. It is iterated until it moves by less than 1e-7 radians, where mergekit stops after 10 steps.
+    The Karcher mean, or Fréchet mean, is the point of the sphere whose summed squared angles to the directions are
+    least (Karcher 1977, "Riemannian center of mass and mollifier smoothing"; for its history, arXiv 1407.2087). It is
+    found by algorithm A1 of Buss and Fillmore 2001, "Spherical averages and applications to spherical splines and
+    interpolation", iterated until it moves by less than 1e-7 radians, where mergekit stops after 10 steps. Of two it
+    is the middle of the arc. That it may merge models has no paper: it comes from mergekit (docs/merge_methods.md).
     Where the directions cancel it is the plain mean, as there are many Karcher means.
 
     Attributes:

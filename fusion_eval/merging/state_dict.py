@@ -23,7 +23,7 @@ def distinct_names(state_dict: StateDict) -> dict[str, str]:
     """
     first: dict[object, str] = {}
     return {
-        name: first.setdefault((tensor.data_ptr() or name, tensor.shape, tensor.stride(), tensor.dtype), name)
+        name: first.setdefault((tensor.data_ptr() or id(tensor), tensor.shape, tensor.stride(), tensor.dtype), name)
         for name, tensor in state_dict.items()
     }
 

@@ -15,10 +15,20 @@ from fusion_eval.merging.state_dict import StateDict, distinct_names
 if TYPE_CHECKING:
     from fusion_eval.merging.method import MergingMethod
 
-__all__ = ["Integers", "finished", "is_finite"]
+__all__ = ["Finite", "Integers", "finished", "is_finite"]
 
 Integers = Literal["base", "average"]
 """Where the integer tensors of a merge come from: copied from the base, or averaged over the experts and rounded."""
+
+
+class Finite(Iterator[tuple[str, Tensor]]):
+    """Names and merged tensors, as a method yields them, that need not be looked at again: all values are finite."""
+
+    def __init__(self, tensors: Iterator[tuple[str, Tensor]]) -> None:
+        self._tensors = tensors
+
+    def __next__(self) -> tuple[str, Tensor]:
+        return next(self._tensors)
 
 
 @torch.no_grad()
@@ -47,10 +57,13 @@ def finished(
     names_of = defaultdict(list)
     for name, first in distinct_names(base).items():
         names_of[first].append(name)
-    for name, merged in method.stream(base, experts):
+    stream = method.stream(base, experts)
+    for name, merged in stream:
         if name not in names_of or merged.shape != base[name].shape:
             raise MergeError(f"{method} made a tensor {name!r} of shape {tuple(merged.shape)}, which the base has not")
-        rounded = _round(name, merged, dtype if dtype and merged.is_floating_point() else base[name].dtype)
+        rounded = merged.to(dtype if dtype and merged.is_floating_point() else base[name].dtype)
+        if rounded is not merged or not isinstance(stream, Finite):
+            _require_finite(name, merged, rounded)
         for tied in names_of.pop(name):
             yield tied, rounded
     if forgotten := [name for name in names_of if base[name].is_floating_point()]:
@@ -61,12 +74,12 @@ def finished(
             yield name, copied
 
 
-def _round(name: str, merged: Tensor, dtype: torch.dtype) -> Tensor:
-    rounded = merged.to(dtype)
+def _require_finite(name: str, merged: Tensor, rounded: Tensor) -> None:
     if not is_finite(rounded):
-        cause = f": though all inputs are finite: the merge is too large for {dtype}" if is_finite(merged) else ""
+        cause = (
+            f": though all inputs are finite: the merge is too large for {rounded.dtype}" if is_finite(merged) else ""
+        )
         raise MergeError(f"merged tensor {name!r} holds NaN or Inf{cause}")
-    return rounded
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fusion_eval.errors import MergeError
 from fusion_eval.merging.state_dict import StateDict, distinct_names, wide
-from fusion_eval.merging.stream import is_finite
+from fusion_eval.merging.stream import Finite, is_finite
 from fusion_eval.threads import for_each
 
 __all__ = [
@@ -104,17 +104,17 @@ def apply_sum(rule: Sum, name: str, tensor: Tensor, theirs: Sequence[Tensor]) ->
 def _by_slices(
     size: int, tensor: Tensor, theirs: Sequence[Tensor], rule: Callable[[Tensor, list[Tensor]], Tensor]
 ) -> Tensor:
-    sources = [source.flatten() for source in (tensor, *theirs)]
-    merged = torch.empty_like(sources[0], dtype=widest(sources))
-    if not len(merged):
-        return merged.view(tensor.shape)
+    merged = torch.empty(tensor.shape, dtype=widest([tensor, *theirs]), device=tensor.device)
+    if not merged.numel():
+        return merged
 
     def merge(slices: tuple[Tensor, ...]) -> None:
         result, ours, *others = slices
         result.copy_(rule(ours, others))
 
-    for_each(merge, list(zip(*(torch.split(source, size) for source in (merged, *sources)), strict=True)))
-    return merged.view(tensor.shape)
+    flat = [each.flatten() for each in (merged, tensor, *theirs)]  # of the merged one it is a view
+    for_each(merge, list(zip(*(torch.split(each, size) for each in flat), strict=True)))
+    return merged
 
 
 def widest(tensors: Sequence[Tensor]) -> torch.dtype:
@@ -122,15 +122,21 @@ def widest(tensors: Sequence[Tensor]) -> torch.dtype:
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 
 
-@torch.no_grad()
 def merge_floating(
     base: StateDict, experts: Mapping[str, StateDict], combine: Callable[[str, Tensor, Sequence[Tensor]], Tensor]
-) -> Tensors:
+) -> Finite:
     """Combine every distinct floating-point tensor, as it is stored, with the experts' of its name.
 
     Raises:
         MergeError: a tensor is complex, or its merge is not finite.
     """
+    return Finite(_combined(base, experts, combine))
+
+
+@torch.no_grad()
+def _combined(
+    base: StateDict, experts: Mapping[str, StateDict], combine: Callable[[str, Tensor, Sequence[Tensor]], Tensor]
+) -> Tensors:
     for name in dict.fromkeys(distinct_names(base).values()):
         tensor = base[name]
         if tensor.is_complex():

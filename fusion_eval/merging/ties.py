@@ -33,6 +33,10 @@ class Ties(TaskVectorMethod):
     Where the two signs weigh exactly the same none is elected, and the base stays (the authors' code elects the sign
     that most parameters have). The authors' code keeps one parameter more.
 
+    It reads the experts twice, first for what the smallest magnitude kept is. Beyond one tensor of every expert that
+    takes the candidates for it, about 1 % of each task vector (a task vector whose magnitudes are very unlike from
+    place to place has more of them, up to all).
+
     Attributes:
         scaling: The scaling coefficient, called lambda in the paper; 1 in the authors' example.
         density: The share of parameters kept, in (0, 1]; 0.2 in the authors' example (their K, in percent, is 20).
@@ -58,7 +62,7 @@ class Ties(TaskVectorMethod):
             raise ConfigError(f'Ties: trim must be "global" or "tensor", got {self.trim!r}')
 
     def rule(self, base: StateDict, experts: Mapping[str, StateDict]) -> Rule:
-        """Trim, elect, merge; see `TaskVectorMethod`. Goes through the experts twice before."""
+        """Trim, elect, merge; see `TaskVectorMethod`. Goes through the experts before."""
         weights = expert_weights(self.weights, experts)
         smallest_kept = self._smallest_kept(base, experts)
 

@@ -1,4 +1,4 @@
-"""An architecture whose weights are about to be read from disk, without the time its random ones take."""
+"""An architecture whose weights are merged next: without the time that random ones, and a copy of these, would take."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["build_unfilled"]
+from fusion_eval.merging.state_dict import distinct_names
+
+__all__ = ["build_unfilled", "form_of", "put"]
 
 
 def build_unfilled(architecture: Callable[[], nn.Module]) -> nn.Module:
@@ -38,6 +40,45 @@ def build_unfilled(architecture: Callable[[], nn.Module]) -> nn.Module:
     except Exception:  # also what is wrong with the architecture itself: it shows again
         return architecture()
     return architecture() if random.are_missed(replaced) else module
+
+
+def form_of(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict without its values, on the meta device; tied names have one tensor.
+
+    Example:
+        >>> form_of(nn.Linear(2, 3))["weight"].shape
+        torch.Size([3, 2])
+    """
+    held = module.state_dict()
+    first_of = distinct_names(held)
+    forms = {name: held[name].to("meta") for name in first_of.values()}
+    return {name: forms[first] for name, first in first_of.items()}
+
+
+def put(merged: Tensor, place: Tensor) -> None:
+    """Write a merged tensor into a module. Call it without gradients.
+
+    Where nothing else sees the memory of either, the module takes over that of the merged tensor, as in `Module.to`:
+    a copy takes a sixth of the processor time of an average of eight models, most of it to be given other memory.
+
+    Args:
+        merged: What no one is going to write to.
+        place: The parameter or buffer, from `state_dict(keep_vars=True)`.
+    """
+    if place.is_set_to(merged):
+        return  # tied to one that has taken it over
+    same_form = place.dtype == merged.dtype and place.device == merged.device and place.stride() == merged.stride()
+    if same_form and not merged.is_inference() and _is_alone(place) and _is_alone(merged):
+        place.data = merged
+    else:
+        place.copy_(merged)
+
+
+def _is_alone(tensor: Tensor) -> bool:
+    """Whether its storage holds nothing but this tensor, and no other tensor sees it."""
+    storage = tensor.untyped_storage()
+    users = torch._C._storage_Use_Count(storage._cdata)  # the tensor, and `storage`
+    return users == 2 and storage.nbytes() == tensor.nbytes
 
 
 class _SeenByPythonError(Exception):

@@ -15,7 +15,7 @@ from fusion_eval.merging import MergingMethod, PerTaskMethod, Recalibrated
 from fusion_eval.merging.audit import Audit, audit
 from fusion_eval.merging.state_dict import StateDict
 from fusion_eval.merging.stream import Integers, finished
-from fusion_eval.models.architecture import build_unfilled
+from fusion_eval.models.architecture import build_unfilled, form_of, put
 from fusion_eval.models.checkpoint import load_state_dict
 from fusion_eval.models.fit import stored_names
 from fusion_eval.models.heads import LinearHead
@@ -90,18 +90,18 @@ class ModelPool:
         if not isinstance(method, MergingMethod):
             raise ConfigError(f"model: expected a merging method such as fusion_eval.merging.Average, found {method!r}")
         backbone = build_unfilled(self.architecture)
-        expected = backbone.state_dict()
+        expected = form_of(backbone)
         base, experts = self.open(expected)
 
         @torch.no_grad()
         def write(method: MergingMethod, path: str | Path | None = None) -> None:
-            held = backbone.state_dict()  # asked for anew: it may be on another device by now
+            held = backbone.state_dict(keep_vars=True)  # asked for anew: it may be on another device by now
             with self._saving(path, expected) as writer:
                 tensors = finished(method, base, experts, self._torch_dtype, self.integers)
                 if progress:
                     tensors = shown(tensors, len(held), f"merging by {type(method).__name__}")
                 for name, tensor in tensors:
-                    held[name].copy_(tensor)
+                    put(tensor, held[name])
                     if writer is not None:
                         writer.write(name, tensor)
 

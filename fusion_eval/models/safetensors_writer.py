@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from concurrent.futures import Executor, Future
 from io import FileIO
 
 import torch
@@ -38,7 +39,7 @@ _DTYPES = {
 }
 
 
-_SYNCED_AT_ONCE = 2**25  # bytes; so the disk writes while the merge goes on, and little is left to wait for at the end
+_SYNCED_AT_ONCE = 2**23  # bytes; so the disk writes while the merge goes on, and little is left to wait for at the end
 
 
 class SafetensorsWriter:
@@ -52,14 +53,17 @@ class SafetensorsWriter:
         file: Empty and unbuffered. The header is written at once.
         layout: Every tensor that will be written.
         place: Where the file is, for messages.
+        threads: One of them brings what is written to the disk, meanwhile; to be shut down before the file is closed.
 
     Raises:
         CheckpointError: The format has no such dtype.
         OSError: The file cannot be written.
     """
 
-    def __init__(self, file: FileIO, layout: Layout, place: str) -> None:
+    def __init__(self, file: FileIO, layout: Layout, place: str, threads: Executor) -> None:
         self._file = file
+        self._threads = threads
+        self._syncing: Future[None] | None = None
         self._layout = layout
         self._place = place
         self._offsets: dict[str, int] = {}
@@ -95,8 +99,9 @@ class SafetensorsWriter:
         elements = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         self._write_at(self._data_start + self._offsets.pop(name), elements.data)
         self._unsynced += len(elements)
-        if self._unsynced >= _SYNCED_AT_ONCE:
-            os.fsync(self._file.fileno())
+        if self._unsynced >= _SYNCED_AT_ONCE and (self._syncing is None or self._syncing.done()):
+            self._wait()
+            self._syncing = self._threads.submit(os.fsync, self._file.fileno())
             self._unsynced = 0
 
     def finish(self) -> None:
@@ -108,7 +113,13 @@ class SafetensorsWriter:
         """
         if missing := list(self._offsets):
             raise CheckpointError(f"{self._place}: {len(missing)} tensors were not given: {', '.join(missing[:5])}")
+        self._wait()
         os.fsync(self._file.fileno())
+
+    def _wait(self) -> None:
+        """Until what is on its way is on the disk; the error of a failed write is raised here only."""
+        if self._syncing is not None:
+            self._syncing.result()
 
     def _write_at(self, position: int, data: memoryview) -> None:
         self._file.seek(position)

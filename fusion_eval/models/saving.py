@@ -34,13 +34,13 @@ class MergeWriter:
         target: Where the merge is saved.
         stored_name: Name in the architecture to name in the checkpoint.
         shard_of: Name in the checkpoint to what writes it.
-        thread: Writes.
+        threads: One of them writes.
     """
 
     target: Path
     stored_name: Mapping[str, str]
     shard_of: Mapping[str, SafetensorsWriter]
-    thread: Executor
+    threads: Executor
     _writing: Future[None] | None = None
 
     def write(self, name: str, tensor: Tensor) -> None:
@@ -56,7 +56,7 @@ class MergeWriter:
         """
         if stored := self.stored_name.get(name):
             self.wait()
-            self._writing = self.thread.submit(self.shard_of[stored].write, stored, tensor)
+            self._writing = self.threads.submit(self.shard_of[stored].write, stored, tensor)
 
     def wait(self) -> None:
         """Until the last tensor is written, or raise what `write` does."""
@@ -115,22 +115,19 @@ def saving(
             if not one_file:
                 _copy_companions(Path(base_path).expanduser(), hidden, dtype)
                 _write_index(shards, layout, hidden)
+            opened = {file: files.enter_context((hidden / file).open("xb", buffering=0)) for file in shards}
+            threads = files.enter_context(ThreadPoolExecutor(2))  # one writes, one waits for the disk
             writers = {
-                file: SafetensorsWriter(
-                    files.enter_context((hidden / file).open("xb", buffering=0)),
-                    {name: layout[name] for name in names},
-                    str(target),
-                )
+                file: SafetensorsWriter(opened[file], {name: layout[name] for name in names}, str(target), threads)
                 for file, names in shards.items()
             }
             shard_of = {name: writers[file] for file, names in shards.items() for name in names}
             for name, tensor in stored.items():
                 if name not in merged:
                     shard_of[name].write(name, tensor)
-        with ThreadPoolExecutor(1) as thread:
-            writer = MergeWriter(target, stored_name, shard_of, thread)
-            yield writer
-            writer.wait()
+        writer = MergeWriter(target, stored_name, shard_of, threads)
+        yield writer
+        writer.wait()
         with _naming(target):
             for shard in writers.values():
                 shard.finish()

@@ -59,7 +59,9 @@ def test_of_a_softmax_regression_it_is_the_closed_form():
 def test_few_gradients_at_once_change_nothing(monkeypatch):
     method, expert = Fisher(calibration({"e": random(3, 6)})), weights(0)
     whole = method.importance("e", expert)
-    monkeypatch.setattr("fusion_eval.merging.fisher._GRADIENTS_AT_ONCE", 300)  # two classes of 149 parameters
+    monkeypatch.setattr(
+        "fusion_eval.merging.fisher_information._GRADIENTS_AT_ONCE", 300
+    )  # two classes of 149 parameters
     torch.testing.assert_close(method.importance("e", expert), whole)
 
 
@@ -127,7 +129,9 @@ def test_merges_of_a_sweep_share_what_was_measured(monkeypatch):
     monkeypatch.setattr(process_memory, "limit", 2**20)
     expected = Fisher(samples, floor=1e-3)(base, {name: dict(expert) for name, expert in experts.items()})
     Fisher(samples)(base, experts)
-    monkeypatch.setattr(Fisher, "_squares", None)  # would be called if anything were measured again
+    monkeypatch.setattr(
+        "fusion_eval.merging.fisher.fisher_information", None
+    )  # would be called if anything were measured again
     torch.testing.assert_close(Fisher(samples, floor=1e-3)(base, experts), expected)
     with pytest.raises(TypeError):
         Fisher(samples, labels="data")(base, experts)

@@ -80,6 +80,39 @@ def test_gpt2_linear_layers_are_stored_the_other_way_round():
     torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_tied_layers_are_least_squares_on_the_inputs_of_all_of_them():
+    def architecture():
+        model = nn.Sequential(*(nn.Linear(6, 6, bias=False) for _ in range(2)), nn.Linear(6, CLASSES))
+        model[1].weight = model[0].weight
+        return model
+
+    inputs = {"a": random(30, 6), "b": 2 * random(30, 6, seed=1)}
+    base, *states = (architecture().state_dict() for _ in range(3))
+    merged = RegMean(calibration(inputs, architecture), 1.0)(base, dict(zip(inputs, states, strict=True)))
+    weights = [state["0.weight"] for state in states]
+    rows = [torch.cat([x, x @ weight.T]) for x, weight in zip(inputs.values(), weights, strict=True)]
+    expected = least_squares(rows, [x @ weight.T for x, weight in zip(rows, weights, strict=True)])
+    torch.testing.assert_close(merged["0.weight"].T, expected, rtol=1e-4, atol=1e-4)
+    assert merged["0.weight"] is merged["1.weight"]
+
+
+def test_a_matrix_that_is_tied_to_an_embedding_is_averaged():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.classes, self.embedding = nn.Linear(6, CLASSES), nn.Embedding(CLASSES, 6)
+            self.embedding.weight = self.classes.weight
+
+        def forward(self, inputs):
+            return self.classes(inputs)
+
+    inputs = {name: random(30, 6, seed=seed) for seed, name in enumerate("ab")}
+    base, *states = (Tied().state_dict() for _ in range(3))
+    experts = dict(zip(inputs, states, strict=True))
+    merged = RegMean(calibration(inputs, Tied))(base, experts)
+    torch.testing.assert_close(merged, Average()(base, experts))
+
+
 def test_what_the_inputs_do_not_determine_is_as_in_the_mean():
     inputs = {name: random(3, 6, seed=seed) for seed, name in enumerate("ab")}  # 6 rows in all, one input is dead
     for samples in inputs.values():

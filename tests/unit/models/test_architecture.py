@@ -16,7 +16,9 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from fusion_eval.models.architecture import build_unfilled
+from fusion_eval.merging.mismatch import describe_mismatch
+from fusion_eval.merging.state_dict import distinct_names
+from fusion_eval.models.architecture import build_unfilled, form_of, put
 from fusion_eval.zoo import Encoder
 
 
@@ -167,3 +169,59 @@ def test_real_models_are_whole_once_their_weights_are_loaded(name):
     if not isinstance(expected, torch.Tensor):
         expected, found = expected[0], found[0]
     assert torch.equal(expected, found)
+
+
+def test_the_form_has_no_values_and_the_same_ties():
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=12, n_positions=8, n_embd=4, n_layer=1, n_head=1))
+    held, form = model.state_dict(), form_of(model)
+    assert {tensor.device.type for tensor in form.values()} == {"meta"}
+    assert distinct_names(form) == distinct_names(held)
+    assert describe_mismatch(held, form) is None
+
+
+@torch.no_grad()
+def test_a_merged_tensor_becomes_the_parameter_without_a_copy():
+    layer, merged = nn.Linear(3, 2), torch.randn(2, 3)
+    weight = layer.weight
+    put(merged, layer.state_dict(keep_vars=True)["weight"])
+    assert layer.weight is weight
+    assert weight.data_ptr() == merged.data_ptr()
+    assert weight.requires_grad
+    put(merged, weight)  # tied, under its other name
+    assert torch.equal(weight, merged)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "merged",
+    [torch.randn(4, 3)[:2], torch.randn(3, 2).T, torch.randn(2, 3).double()],
+    ids=["part of a tensor", "other strides", "other dtype"],
+)
+def test_what_is_not_the_like_is_copied(merged):
+    layer = nn.Linear(3, 2)
+    before = layer.weight.data_ptr()
+    put(merged, layer.weight)
+    assert layer.weight.data_ptr() == before
+    assert layer.weight.is_contiguous()
+    assert torch.equal(layer.weight, merged.float())
+
+
+@torch.no_grad()
+def test_memory_that_something_else_sees_is_written_to():
+    layer = nn.Linear(3, 2)
+    layer.seen = layer.weight.detach()[0]
+    put(torch.ones(2, 3), layer.weight)
+    assert layer.seen.tolist() == [1, 1, 1]
+    merged = torch.zeros(2, 3)
+    kept = merged.view(-1)
+    put(merged, nn.Linear(3, 2).weight)
+    put(merged, layer.weight)
+    assert layer.weight.data_ptr() != kept.data_ptr()
+
+
+def test_what_inference_made_is_copied():
+    layer = nn.Linear(3, 2)
+    with torch.inference_mode():
+        put(torch.ones(2, 3), layer.weight)
+    layer(torch.ones(3)).sum().backward()
+    assert layer.weight.grad is not None

@@ -77,7 +77,7 @@ def test_parameters_and_layers_have_the_names_of_the_state_dict(tmp_path):
     assert list(named_parameters(backbone)) == list(held)
     layers = linear_layers(backbone, kernels=True)
     assert len(layers) == 2 * 6 + 1
-    assert all(layer.module.weight.data_ptr() == held[name].data_ptr() for name, layer in layers.items())
+    assert all(layer.modules[0].weight.data_ptr() == held[name].data_ptr() for name, layer in layers.items())
 
 
 def test_tied_parameters_have_their_first_name():
@@ -90,4 +90,6 @@ def test_tied_parameters_have_their_first_name():
 
     model = Tied()
     assert list(named_parameters(model)) == [name for name, _ in model.named_parameters()]
-    assert list(linear_layers(model, kernels=False)) == ["one.weight", "two.weight"]
+    assert {name: layer.modules for name, layer in linear_layers(model, kernels=False).items()} == {
+        "one.weight": (model.one, model.two)
+    }

@@ -1,5 +1,9 @@
 """The writer against safetensors' own reader and writer."""
 
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,8 +39,8 @@ def layout_of(tensors):
 
 
 def write(path, tensors, order):
-    with path.open("xb", buffering=0) as file:
-        writer = SafetensorsWriter(file, layout_of(tensors), "here")
+    with path.open("xb", buffering=0) as file, ThreadPoolExecutor(1) as threads:
+        writer = SafetensorsWriter(file, layout_of(tensors), "here", threads)
         for name in order:
             writer.write(name, tensors[name])
         writer.finish()
@@ -98,8 +102,29 @@ def test_a_missing_tensor(tmp_path):
     ],
 )
 def test_tensors_that_were_not_announced(tmp_path, name, tensor, message):
-    with (tmp_path / "x").open("xb", buffering=0) as file, pytest.raises(CheckpointError, match=message):
-        SafetensorsWriter(file, layout_of({"a": torch.ones(2)}), "here").write(name, tensor)
+    with (
+        (tmp_path / "x").open("xb", buffering=0) as file,
+        ThreadPoolExecutor(1) as threads,
+        pytest.raises(CheckpointError, match=message),
+    ):
+        SafetensorsWriter(file, layout_of({"a": torch.ones(2)}), "here", threads).write(name, tensor)
+
+
+@pytest.mark.parametrize("written", [1, 2])
+def test_what_does_not_reach_the_disk_is_told(tmp_path, monkeypatch, written):
+    """The system tells of it once, to the thread that waits for the disk while the next tensors are written."""
+    synced = []
+
+    def sync(file):
+        synced.append(file)
+        if len(synced) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("fusion_eval.models.safetensors_writer._SYNCED_AT_ONCE", 8)
+    monkeypatch.setattr(os, "fsync", sync)
+    tensors = {name: torch.ones(2) for name in "ab"[:written]}
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        write(tmp_path / "x", tensors, tensors)
 
 
 def test_a_tensor_that_comes_twice(tmp_path):
