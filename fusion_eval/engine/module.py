@@ -196,8 +196,8 @@ class TaskModule(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Update the metrics, agree on errors, collect the columns of all ranks, and log each metric once.
 
-        They are logged as numbers, and under their own names, without that of the task: a Trainer keeps all that was ever
-        logged, and goes through it at the start and the end of each task.
+        They are logged as numbers, and under their own names, without that of the task: a Trainer keeps all that was
+        ever logged, and goes through it at the start and the end of each task.
         """
         if self._error is None:
             with self.catching():
