@@ -91,7 +91,7 @@ class CheckpointProcessor:
         Returns:
             None if that is not all there is to it, as a trial on two images shows.
         """
-        normalise = _normalise_after(self)
+        normalise = _normalise_after(self, _load(self.path, self.revision))
         return None if normalise is None else (self.pixels, normalise)
 
     def pixels(self, image: Image | np.ndarray | Tensor) -> Tensor:
@@ -118,9 +118,8 @@ class CheckpointProcessor:
 
 
 @functools.cache
-def _normalise_after(transform: CheckpointProcessor) -> Callable[[Tensor], Tensor] | None:
-    """What makes of `pixels` what a call returns; None if nothing does. Tried once in this process."""
-    processor = _load(transform.path, transform.revision)
+def _normalise_after(transform: CheckpointProcessor, processor: Any) -> Callable[[Tensor], Tensor] | None:
+    """What makes of `pixels` what a call returns; None if nothing does. Tried once for each loaded processor."""
     steps = ("do_rescale", "do_normalize")
     if not all(getattr(processor, step, False) for step in steps) or getattr(processor, "do_pad", False):
         return None

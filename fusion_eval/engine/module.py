@@ -95,9 +95,10 @@ class TaskModule(pl.LightningModule):
 
     @contextmanager
     def placed(self, trainer: pl.Trainer) -> Iterator[None]:
-        """Model and head as they are run; see `Placement`."""
+        """Model and head as they are run; see `Placement`. Then they are let go: the Trainer keeps this module."""
         with self._placement.placed(self._subject, trainer) as self._subject:
             yield
+        del self._subject, self._group
 
     def on_test_start(self) -> None:
         """Make sure that all ranks evaluate the same thing, and bring the metrics to where the model is."""
