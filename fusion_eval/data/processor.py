@@ -91,21 +91,8 @@ class CheckpointProcessor:
         Returns:
             None if that is not all there is to it, as a trial on two images shows.
         """
-        processor = _load(self.path, self.revision)
-        steps = ("do_rescale", "do_normalize")
-        if not all(getattr(processor, step, False) for step in steps) or getattr(processor, "do_pad", False):
-            return None
-        normalise = partial(normalise_pixels, mean=list(processor.image_mean), std=list(processor.image_std))
-        for height, width in ((90, 120), (301, 203)):
-            image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-            expected, pixels = self(image), self.pixels(image)
-            if (
-                isinstance(expected, dict)
-                or pixels.dtype != torch.uint8
-                or not torch.equal(normalise(pixels), expected)
-            ):
-                return None
-        return self.pixels, normalise
+        normalise = _normalise_after(self, _load(self.path, self.revision))
+        return None if normalise is None else (self.pixels, normalise)
 
     def pixels(self, image: Image | np.ndarray | Tensor) -> Tensor:
         """Process one image but for rescale and normalise.
@@ -128,6 +115,21 @@ class CheckpointProcessor:
         config = json.loads(processor.to_json_string())
         behaviour = {name: value for name, value in config.items() if name not in _NOT_BEHAVIOUR}
         return f"{type(processor).__name__} {json.dumps(behaviour, sort_keys=True)}"
+
+
+@functools.cache
+def _normalise_after(transform: CheckpointProcessor, processor: Any) -> Callable[[Tensor], Tensor] | None:
+    """What makes of `pixels` what a call returns; None if nothing does. Tried once for each loaded processor."""
+    steps = ("do_rescale", "do_normalize")
+    if not all(getattr(processor, step, False) for step in steps) or getattr(processor, "do_pad", False):
+        return None
+    normalise = partial(normalise_pixels, mean=list(processor.image_mean), std=list(processor.image_std))
+    for height, width in ((90, 120), (301, 203)):
+        image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        expected, pixels = transform(image), transform.pixels(image)
+        if isinstance(expected, dict) or pixels.dtype != torch.uint8 or not torch.equal(normalise(pixels), expected):
+            return None
+    return normalise
 
 
 @functools.cache

@@ -43,8 +43,7 @@ class TaskModule(pl.LightningModule):
     of `indices`, and, if `keep_updates`, `updates` what the metrics were given, and `rows` both for a later pass.
 
     Args:
-        assignment: What is evaluated. The task's name is the prefix of the logged metrics, which keeps the tasks of one
-            reused Trainer apart. Model and head are moved to the Trainer's device and stay there: Lightning, which
+        assignment: What is evaluated. Model and head are moved to the Trainer's device and stay there: Lightning, which
             would move them back to the CPU after every task, does not see them.
         feed: Brings the samples.
         placement: In which form the model runs.
@@ -96,9 +95,10 @@ class TaskModule(pl.LightningModule):
 
     @contextmanager
     def placed(self, trainer: pl.Trainer) -> Iterator[None]:
-        """Model and head as they are run; see `Placement`."""
+        """Model and head as they are run; see `Placement`. Then they are let go: the Trainer keeps this module."""
         with self._placement.placed(self._subject, trainer) as self._subject:
             yield
+        del self._subject, self._group
 
     def on_test_start(self) -> None:
         """Make sure that all ranks evaluate the same thing, and bring the metrics to where the model is."""
@@ -195,7 +195,11 @@ class TaskModule(pl.LightningModule):
         return None
 
     def on_test_epoch_end(self) -> None:
-        """Update the metrics, agree on errors, collect the columns of all ranks, and log each metric once."""
+        """Update the metrics, agree on errors, collect the columns of all ranks, and log each metric once.
+
+        They are logged as numbers, and under their own names, without that of the task: a Trainer keeps all that was
+        ever logged, and goes through it at the start and the end of each task.
+        """
         if self._error is None:
             with self.catching():
                 self._release()
@@ -218,7 +222,7 @@ class TaskModule(pl.LightningModule):
         self._kept = self._waiting = None
         self.values = {name: _number(name, metric.compute()) for name, metric in self.metrics.items()}
         self.evaluated = sum(all_ranks(self.evaluated))
-        self.log_dict({f"{self._name}/{name}": value for name, value in self.values.items()})
+        self.log_dict(self.values)
 
     @contextmanager
     def catching(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -107,7 +108,7 @@ class Task(ABC):
         for name, factory in self.metrics.items():
             try:
                 taken = inspect.signature(factory).parameters if known else {}
-                metric = factory(**{key: value for key, value in known.items() if key in taken})
+                metric = _plain(factory)(**{key: value for key, value in known.items() if key in taken})
             except (TypeError, ValueError) as error:
                 raise TaskError(f"metrics.{name}: {error}") from error
             if not isinstance(metric, Metric):
@@ -142,3 +143,13 @@ class Task(ABC):
     @abstractmethod
     def sample_values(self, metric: Metric, columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """The values, shape `(n,)`, whose mean is the metric; None where the metric is no mean over samples."""
+
+
+def _plain(factory: MetricFactory) -> MetricFactory:
+    """The factory without Hydra's check at each call, which takes longer than most metrics take to be made.
+
+    The target and its arguments were checked when the config was built.
+    """
+    if isinstance(factory, functools.partial):
+        return functools.partial(factory.func, *factory.args, **factory.keywords)
+    return factory

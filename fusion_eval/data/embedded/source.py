@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 
@@ -27,6 +27,18 @@ DATA_SETS: dict[str, Callable[[str], GreyImages]] = {
 """Name to the function that builds one split."""
 
 SPLITS = ("train", "val", "test")
+
+
+class EmbeddedSamples(TensorSamples):
+    """Samples that are the same as long as the process lives: their digest is computed once."""
+
+    @cached_property
+    def _digest(self) -> str:
+        return super().fingerprint()
+
+    def fingerprint(self) -> str:
+        """Digest of the tensors."""
+        return self._digest
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ class Embedded(DataSource):
             if value not in known:
                 raise ConfigError(f"Embedded: {field}={value!r} does not exist; choose one of {', '.join(known)}")
 
-    def load(self) -> TensorSamples:
+    def load(self) -> EmbeddedSamples:
         """Build the split, once a process: later calls return the same object, so do not write into its tensors.
 
         Returns:
@@ -67,7 +79,7 @@ class Embedded(DataSource):
 
 
 @cache
-def _load(name: str, split: str) -> TensorSamples:
+def _load(name: str, split: str) -> EmbeddedSamples:
     grey = DATA_SETS[name](split)
     inputs = torch.from_numpy(grey.pixels).unsqueeze(1).expand(-1, 3, -1, -1) / 255
-    return TensorSamples((inputs - 0.5) / 0.5, torch.from_numpy(grey.targets), grey.class_names)
+    return EmbeddedSamples((inputs - 0.5) / 0.5, torch.from_numpy(grey.targets), grey.class_names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -156,13 +157,19 @@ def _find(directory: Path) -> Store | None:
 
 
 def _key(identity: object, indices: np.ndarray | None) -> str:
+    chosen = None if indices is None else digest_content([indices])
+    described = json.dumps([_FORMAT, identity, _decoders(), chosen], sort_keys=True)
+    return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
+
+
+@functools.cache
+def _decoders() -> dict[str, str]:
+    """The versions of those of `_DECODERS` that are installed."""
     installed = {}
     for package in _DECODERS:
         with suppress(metadata.PackageNotFoundError):
             installed[package] = metadata.version(package)
-    chosen = None if indices is None else digest_content([indices])
-    described = json.dumps([_FORMAT, identity, installed, chosen], sort_keys=True)
-    return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
+    return installed
 
 
 @contextmanager

@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 import warnings
+import weakref
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -218,6 +219,14 @@ def test_the_same_weights_are_not_run_twice_and_one_changed_tensor_is():
         model.bias[-1] += 1e-3
     assert runner.run("clouds", task(), model).metrics["loss"] != first.metrics["loss"]
     assert Named.calls > calls
+
+
+def test_a_model_is_let_go_when_it_was_evaluated_though_the_runner_stays():
+    runner, model = Runner(), linear()
+    held = weakref.ref(model)
+    runner.run("clouds", task(), model)
+    del model
+    assert held() is None
 
 
 def test_a_class_defined_again_under_the_same_name_is_run_again():
