@@ -92,7 +92,8 @@ class Choice:
 
     def room(self, model: nn.Module, most: int) -> int:
         """How many models may be a group of at most `most`; 1: none."""
-        if not self.possible or self.sample + self.overhead < _LAUNCHES * (self.batch + self.overhead):
+        launches = self.size == 1 or self.sample + self.overhead >= _LAUNCHES * (self.batch + self.overhead)
+        if not self.possible or not launches:
             return 1
         weights = sum(tensor.nbytes for tensor in tensors_of(model).values())
         room = max(1, min(most, _MEMORY // (2 * weights + self.outputs + 1)))
