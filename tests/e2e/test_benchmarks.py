@@ -40,7 +40,7 @@ def test_merging(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     document = json.loads(numbers.read_text())
     rows = {row["tool"]: row for row in document["rows"]}
-    assert list(rows) == ["read", "read_write", "ours", "ours_to_file"]
+    assert list(rows) == ["read", "read_write", "arithmetic", "ours", "ours_to_file"]
     for tool, row in rows.items():
         assert tool in done.stdout
         figures = [row[key] for key in ("seconds", "process_seconds", "peak_megabytes")]
