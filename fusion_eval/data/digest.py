@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from blake3 import blake3
 from torch import Tensor
 
 from fusion_eval.errors import DataError
@@ -28,7 +28,7 @@ def digest_content(values: Iterable[object]) -> str:
         >>> digest_content(["ab"]) == digest_content(["ab"]), digest_content(["ab"]) == digest_content(["a", "b"])
         (True, False)
     """
-    digest = hashlib.sha256(usedforsecurity=False)  # processors have instructions for it: twice as fast as others
+    digest = blake3()  # three times as fast as SHA-256 is with the instructions that processors have for it
     for value in values:
         for part in _parts(value):
             digest.update(part)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import weakref
-import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -19,7 +18,7 @@ from fusion_eval.engine.config_digest import fingerprint_config
 __all__ = ["code_of", "describe_architecture", "fingerprint_config", "fingerprint_weights", "remember_digest"]
 
 _digests: weakref.WeakKeyDictionary[Any, tuple[dict[str, Any], str]] = weakref.WeakKeyDictionary()
-"""Object to the fast hashes of its tensors and the digest of them."""
+"""Object to the hashes of its tensors on a device and the digest of them."""
 
 _MUCH = 2**24
 """Bytes from which on threads are worth their start."""
@@ -91,16 +90,21 @@ def fingerprint_weights(module: nn.Module) -> str:
 
 
 def remember_digest(owner: object, tensors: Mapping[str, Tensor], digest: Callable[[], str]) -> str:
-    """The digest of an object's tensors, computed anew only if one of them has changed.
+    """The digest of an object's tensors; of those on a device, computed anew only if one of them has changed.
 
-    Whether it has is told by a faster hash, computed where the tensors lie. It is one of 32 bits or more, that of each
-    tensor alone, so a change goes unseen with a probability of 2^-32 at most.
+    On a CPU the digest is as fast as any hash that could tell.
 
     Args:
         owner: The object; nothing is remembered beyond its life.
         tensors: Name to tensor.
         digest: Computes the digest of them.
     """
+    on_cpu = all(tensor.device.type == "cpu" for tensor in tensors.values())
+    return digest() if on_cpu else _remembered(owner, tensors, digest)
+
+
+def _remembered(owner: object, tensors: Mapping[str, Tensor], digest: Callable[[], str]) -> str:
+    """The same, told by a hash of each tensor, where it lies: of 32 bits, so one change in 2^32 goes unseen."""
     hashes = _of_each(lambda tensor: (str(tensor.dtype), tuple(tensor.shape), _hash(tensor)), tensors)
     known = _digests.get(owner)
     if known is None or known[0] != hashes:
@@ -121,16 +125,12 @@ def _digest(tensor: Tensor) -> str:
 
 
 def _hash(tensor: Tensor) -> int:
-    data = tensor.detach().contiguous().flatten().view(torch.uint8)
-    return zlib.crc32(data.numpy().data) if data.device.type == "cpu" else _hash_on_device(data)
-
-
-def _hash_on_device(data: Tensor) -> int:
     """Sum modulo 2^64 of words of 32 bits, each times a random odd number of its place and another one of its row.
 
     Carter and Wegman's universal hashing: two contents have the same sum with a probability of about 2^-32; those that
     differ in one word never.
     """
+    data = tensor.detach().contiguous().flatten().view(torch.uint8)
     factors = _factors(data.device)
     total = torch.zeros((), dtype=torch.int64, device=data.device)
     for row, piece in enumerate(torch.split(data, 4 * len(factors))):

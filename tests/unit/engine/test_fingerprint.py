@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fusion_eval.engine.fingerprint import (
-    _hash_on_device,
+    _hash,
+    _remembered,
     describe_architecture,
     fingerprint_config,
     fingerprint_weights,
-    remember_digest,
 )
 
 PLAIN = st.recursive(
@@ -120,10 +120,10 @@ def test_a_change_is_seen_behind_the_back_of_autograd_too(name):
 def test_the_digest_is_computed_only_when_something_changed():
     owner, computed = nn.Linear(2, 2), []
     for value in (1.0, 1.0, 2.0):
-        remember_digest(owner, {"x": torch.full((3,), value)}, lambda: str(computed.append(1)))
+        _remembered(owner, {"x": torch.full((3,), value)}, lambda: str(computed.append(1)))
     assert len(computed) == 2
-    remember_digest(owner, {"x": torch.full((3,), 2.0).double()}, lambda: str(computed.append(1)))
-    remember_digest(nn.Linear(2, 2), {"x": torch.full((3,), 2.0)}, lambda: str(computed.append(1)))
+    _remembered(owner, {"x": torch.full((3,), 2.0).double()}, lambda: str(computed.append(1)))
+    _remembered(nn.Linear(2, 2), {"x": torch.full((3,), 2.0)}, lambda: str(computed.append(1)))
     assert len(computed) == 4
 
 
@@ -135,7 +135,7 @@ def test_the_digest_is_computed_only_when_something_changed():
 )
 def test_the_hash_of_the_gpu_tells_contents_apart(content, place, bit, other):
     def hashed(data):
-        return _hash_on_device(torch.tensor(list(data), dtype=torch.uint8))
+        return _hash(torch.tensor(list(data), dtype=torch.uint8))
 
     flipped = bytearray(content)
     flipped[place % len(content)] ^= 1 << bit
@@ -148,6 +148,6 @@ def test_the_hash_of_the_gpu_tells_contents_apart(content, place, bit, other):
 
 def test_the_hash_of_the_gpu_tells_rows_apart():
     rows = torch.arange(3 * 2**20, dtype=torch.int32).view(3, -1)
-    first = _hash_on_device(rows.flatten().view(torch.uint8))
+    first = _hash(rows.flatten().view(torch.uint8))
     for order in ([1, 0, 2], [2, 1, 0], [0, 2, 1]):
-        assert _hash_on_device(rows[order].flatten().view(torch.uint8)) != first
+        assert _hash(rows[order].flatten().view(torch.uint8)) != first
