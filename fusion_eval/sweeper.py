@@ -30,6 +30,7 @@ from fusion_eval.errors import ConfigError, FusionEvalError
 from fusion_eval.evaluation import refuse_objective
 from fusion_eval.lookahead import begin_job, expect_jobs
 from fusion_eval.selection import on_selection_split
+from fusion_eval.stamps import file_identity
 from fusion_eval.sweep_loader import SweepLoader
 from fusion_eval.sweep_progress import SweepProgress
 
@@ -167,9 +168,9 @@ def run_or_record(job: Callable[[DictConfig, Path], float | None], cfg: DictConf
         return None
 
 
-def _written(report: Path) -> tuple[int, int] | None:
+def _written(report: Path) -> str | None:
     """What tells whether a file is another one; None where there is none."""
-    return (found.st_mtime_ns, found.st_ino) if report.exists() and (found := report.stat()) else None
+    return file_identity(report) if report.exists() else None
 
 
 def conclude_sweep() -> bool:
