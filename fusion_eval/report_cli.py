@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
 
     store = commands.add_parser("store", help="list, verify or prune stored results")
     store.add_argument("action", choices=["list", "verify", "prune"])
-    store.add_argument("directory", type=Path, metavar="DIR", help="of the store: store.path of the configuration")
+    store.add_argument(
+        "directory", nargs="?", type=Path, metavar="DIR", help="of the store; default: where fusion-eval keeps results"
+    )
     store.add_argument("--older-than", type=days, metavar="DAYS", help="prune what was evaluated before")
     store.add_argument("--unused", type=days, metavar="DAYS", help="prune what was not read since")
     store.add_argument("--max-bytes", type=int, metavar="N", help="prune what was not read for longest, down to a size")
@@ -134,7 +136,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _store(options: argparse.Namespace) -> int:
     from fusion_eval.engine.store_command import list_entries, prune, verify_entries
 
-    directory = options.directory
+    directory = options.directory or _default_store()
     if not directory.is_dir():
         raise DataError(f"{directory}: no such directory")
     if options.action == "list":
@@ -154,4 +156,12 @@ def _store(options: argparse.Namespace) -> int:
     limits = {"older_than": options.older_than, "unused": options.unused, "max_bytes": options.max_bytes}
     removed = prune(directory, **limits, damaged=options.damaged)
     print(f"removed {len(removed)} results")
+    if not options.damaged and all(limit is None for limit in limits.values()):
+        print("what to remove is said by --older-than, --unused, --max-bytes and --damaged")
     return 0
+
+
+def _default_store() -> Path:
+    from fusion_eval.config import compose_option
+
+    return Path(compose_option("store", "on")["path"]).expanduser()

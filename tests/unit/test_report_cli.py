@@ -46,6 +46,19 @@ def test_stored_results_are_listed_and_pruned(command, store):
     assert command("store", "list", store) == f"{store}: no stored results\n"
 
 
+def test_pruning_without_a_limit_says_what_the_limits_are(command, store):
+    text = command("store", "prune", store)
+    assert text.startswith("removed 0 results\n")
+    assert "--older-than, --unused, --max-bytes and --damaged" in text
+    assert len(list_entries(store)) == 2
+
+
+def test_the_store_of_the_command_is_the_default(command, store, monkeypatch):
+    monkeypatch.setenv("FUSION_EVAL_CACHE", str(store.parent))
+    store.rename(store.parent / "results")
+    assert command("store", "verify") == "2 results can be read, 0 cannot\n"
+
+
 def test_a_damaged_result_makes_verify_fail(command, store):
     assert command("store", "verify", store) == "2 results can be read, 0 cannot\n"
     victim = list_entries(store)[0].path
