@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from statistics import median
 from typing import Any
 
 from evaluate_once import COUNTS, TA8, Job, Measured
@@ -13,66 +15,60 @@ _SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 def bare(job: Job) -> Callable[[], Measured]:
     """The limit: `inference_mode` forwards over preprocessed images in memory, at the fastest batch size."""
-    import datasets
-    import torch
-    from transformers import CLIPImageProcessorPil, CLIPModel
+    from transformers import CLIPModel
 
-    device = torch.device(job["device"])
-    dtype = torch.bfloat16 if job["precision"] == "bf16-true" else torch.float32
-    processor = CLIPImageProcessorPil.from_pretrained(job["clip"])
-    rows = datasets.load_from_disk(job["data"])
-    distinct = [
-        processor(row["image"], return_tensors="pt").pixel_values for row in rows.select(range(job["distinct"]))
-    ]
-    images = torch.cat(distinct).to(device, dtype)[torch.arange(len(rows)) % len(distinct)]
-    clip = CLIPModel.from_pretrained(job["clip"]).eval().to(device, dtype)
-    classes = torch.randn(10, clip.config.projection_dim, dtype=dtype, device=device)
-
-    def forwards(size: int, count: int) -> float:
-        _wait(job)
-        started = time.perf_counter()
-        with torch.inference_mode():
-            for batch in images[:count].split(size):
-                (clip.visual_projection(clip.vision_model(batch).pooler_output) @ classes.T).argmax(dim=-1)
-        _wait(job)
-        return time.perf_counter() - started
+    pixels = _pixels(job)
+    clip = CLIPModel.from_pretrained(job["clip"]).eval().to(pixels)
 
     def measure() -> Measured:
-        sizes = [size for size in _SIZES if 2 * size <= len(images)] or [len(images)]
-        per_image = {size: min(forwards(size, min(2 * size, len(images))) for _ in range(2)) / size for size in sizes}
-        size = min(per_image, key=per_image.__getitem__)
-        return {"evaluation": forwards(size, len(images)), "batch size": size}
+        size = _fastest_size(clip.vision_model, clip.visual_projection, pixels)
+        seconds = _timed(lambda: _forwards(clip.vision_model, clip.visual_projection, pixels, size))
+        return {"evaluation": seconds, "batch size": size}
 
     return measure
 
 
 def ours(job: Job) -> Callable[[], Measured]:
-    """Our task on our runner, nothing prepared: a first merge, a second, and as many more as asked for."""
-    from fusion_eval.merging import TaskArithmetic
-    from fusion_eval.merging.memory import process_memory
-
-    process_memory.limit = 2 * 10**9
-    pool, models, runner = _ours(job)
-
-    def evaluate(scaling: float) -> tuple[float, Measured]:
-        model = models.merge(TaskArithmetic(scaling))
-        _wait(job)
-        started = time.perf_counter()
-        metrics = pool.evaluate(model, runner)["mnist"]  # its values are on the CPU: nothing is left to wait for
-        return time.perf_counter() - started, dict(metrics)
+    """Our task on our runner, nothing prepared: a first merge, and a second."""
+    pool, merge, runner = _sweep(job)
 
     def measure() -> Measured:
-        pool.tasks["mnist"].head.load()  # measured by `our_heads`
-        first, metrics = evaluate(0.1)
-        second, _ = evaluate(0.2)
-        started = time.perf_counter()
+        found: Measured = {}
+        for what, scaling in (("first evaluation", 0.1), ("evaluation", 0.2)):
+            model, started = merge(scaling), _now()
+            metrics = pool.evaluate(model, runner)["mnist"]
+            found[what] = _now() - started
+        return found | metrics
+
+    return measure
+
+
+def ours_by_turns(job: Job) -> Callable[[], Measured]:
+    """A sweep, its data prepared: each merge is evaluated by us and then by the bare loop, as machines drift."""
+    pool, merge, runner = _sweep(job)
+    pixels, head = _pixels(job), pool.tasks["mnist"].head.load()
+
+    def measure() -> Measured:
+        model = merge(0.1)
+        pool.evaluate(model, runner)
+        size = _fastest_size(model, head, pixels)
+        turns = []
         for number in range(job["merges"]):
-            evaluate(0.3 + number / 100)
+            del model  # as a sweep does, so that the next merge takes its memory
+            started = _now()
+            model = merge(0.2 + number / 100)
+            merged = _now()
+            pool.evaluate(model, runner)
+            evaluated = _now()
+            _forwards(model, head, pixels, size)
+            turns.append((merged - started, evaluated - merged, _now() - evaluated))
+        merges, evaluations, bares = zip(*turns, strict=True)
         return {
-            "first evaluation": first,
-            "evaluation": second,
-            "merges and evaluations": time.perf_counter() - started,
-            **metrics,
+            "evaluation": median(evaluations),
+            "bare": median(bares),
+            "ratio": median(ours / bare for _, ours, bare in turns),
+            "merges and evaluations": sum(merges) + sum(evaluations),
+            "bares": sum(bares),
         }
 
     return measure
@@ -137,7 +133,6 @@ def our_pool(job: Job) -> Callable[[], Measured]:
 
     def evaluate(scaling: float) -> float:
         model = models.merge(TaskArithmetic(scaling))
-        _wait(job)
         return _timed(lambda: pool.evaluate(model, runner))
 
     def measure() -> Measured:
@@ -191,18 +186,64 @@ def _TakesPixels(features: Any) -> Any:  # noqa: N802
     return TakesPixels()
 
 
-def _timed(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
+def _pixels(job: Job) -> Any:
+    """All images, preprocessed, on the device: shape `(n, 3, side, side)`."""
+    import datasets
+    import torch
+    from transformers import CLIPImageProcessorPil
+
+    processor = CLIPImageProcessorPil.from_pretrained(job["clip"])
+    rows = datasets.load_from_disk(job["data"])
+    distinct = [
+        processor(row["image"], return_tensors="pt").pixel_values for row in rows.select(range(job["distinct"]))
+    ]
+    dtype = torch.bfloat16 if job["precision"] == "bf16-true" else torch.float32
+    return torch.cat(distinct).to(job["device"], dtype)[torch.arange(len(rows)) % len(distinct)]
 
 
-def _wait(job: Job) -> None:
-    """Let the device finish what it was given, before a clock is read."""
+def _forwards(backbone: Any, head: Any, pixels: Any, size: int) -> None:
     import torch
 
-    if job["device"] == "cuda":
+    with torch.inference_mode():
+        for batch in pixels.split(size):
+            head(backbone(batch).pooler_output).argmax(dim=-1)
+
+
+def _fastest_size(backbone: Any, head: Any, pixels: Any) -> int:
+    """The batch size that takes the least time for an image, by two runs of two batches."""
+    sizes = [size for size in _SIZES if 2 * size <= len(pixels)] or [len(pixels)]
+    per_image = {}
+    for size in sizes:
+        some = pixels[: 2 * size]
+        run = partial(_forwards, backbone, head, some, size)
+        per_image[size] = min(_timed(run) for _ in range(2)) / len(some)
+    return min(per_image, key=per_image.__getitem__)
+
+
+def _timed(run: Callable[[], object]) -> float:
+    started = _now()
+    run()
+    return _now() - started
+
+
+def _now() -> float:
+    """Seconds, once the device has done what it was given."""
+    import torch
+
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _sweep(job: Job) -> Any:
+    """The pool, its text head made (`our_heads` measures that), merges by their scaling, and the runner."""
+    from fusion_eval.merging import TaskArithmetic
+    from fusion_eval.merging.memory import process_memory
+
+    process_memory.limit = 2 * 10**9
+    pool, models, runner = _ours(job)
+    pool.tasks["mnist"].head.load()
+    return pool, lambda scaling: models.merge(TaskArithmetic(scaling)), runner
 
 
 def _ours(job: Job) -> Any:
