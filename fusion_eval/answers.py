@@ -199,7 +199,7 @@ def remember(
 
 def _store(cfg: DictConfig) -> Path | None:
     try:
-        return None if cfg.store.path is None else Path(cfg.store.path).expanduser()
+        return None if cfg.store.path is None else Path(str(cfg.store.path)).expanduser()
     except (OmegaConfBaseException, RuntimeError):  # the runner says what is wrong
         return None
 

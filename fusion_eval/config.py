@@ -9,8 +9,7 @@ import dataclasses
 import functools
 import inspect
 import logging
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,16 +24,16 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fusion_eval.config_check import check_node, join_keys, public_name
 from fusion_eval.errors import ConfigError, FusionEvalError, suggest
 
 __all__ = ["build", "compose", "compose_file", "compose_option", "config_modules", "recorded", "to_config"]
 
 _CONF = "fusion_eval.conf"
-_RESERVED = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
 
 
 def config_modules() -> dict[str, str]:
@@ -150,28 +149,31 @@ def build(config: Mapping[str, Any] | DictConfig, where: str = "") -> Any:
         where: What to put before the keys in messages: a key, or a file and a colon.
 
     Raises:
-        ConfigError: a value is missing, a key unknown, a target not importable, or a constructor refused its arguments.
+        ConfigError: a value is missing or of the wrong kind, a key unknown, a target not importable, or a constructor
+            refused its arguments.
 
     Example:
         >>> build({"_target_": "fusion_eval.merging.TaskArithmetic", "scaling": 0.4}).scaling
         0.4
     """
+    if not isinstance(config, (Mapping, DictConfig)):
+        raise ConfigError(f"{where or 'the config'}: expected a mapping with _target_, found {config!r}")
     node = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
     where = where or str(node._get_full_key(None) or "")
     with _hydra_errors(where):
         plain = _plain(node)
     missing = sorted(OmegaConf.missing_keys(plain))
     if missing:
-        names = [_join(where, key) for key in missing]
+        names = [join_keys(where, key) for key in missing]
         example = "" if where.endswith(":") else f", for example {names[0]}=..."
         raise ConfigError(f"{', '.join(names)}: a value is required{example}")
-    _check(plain, where)
+    check_node(plain, where)
     try:
         return instantiate(OmegaConf.create(plain, flags={"allow_objects": True}), _convert_="all")
     except InstantiationException as error:
         key = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else ""
         reason = error.__cause__ if isinstance(error.__cause__, FusionEvalError) else f"{error.__cause__ or error}"
-        raise ConfigError(f"{_join(where, key).removesuffix(':')}: {reason}") from error
+        raise ConfigError(f"{join_keys(where, key).removesuffix(':')}: {reason}") from error
 
 
 def to_config(value: Any) -> Any:
@@ -199,10 +201,10 @@ def to_config(value: Any) -> Any:
         value = functools.partial(value)
     if isinstance(value, functools.partial):
         arguments = {"_args_": to_config(value.args)} if value.args else {}
-        return {"_target_": _public_name(value.func), "_partial_": True, **arguments, **to_config(value.keywords)}
+        return {"_target_": public_name(value.func), "_partial_": True, **arguments, **to_config(value.keywords)}
     if dataclasses.is_dataclass(value):
         fields = {field.name: to_config(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"_target_": _public_name(type(value)), **fields}
+        return {"_target_": public_name(type(value)), **fields}
     raise ConfigError(
         f"{value!r} cannot be written as YAML; give a dataclass or a functools.partial of a named callable"
     )
@@ -217,6 +219,8 @@ def recorded(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
     """
     plain = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=resolve))
     calibration = plain["calibration"]
+    if not isinstance(calibration, dict):
+        raise ConfigError(f"calibration: expected a mapping with _target_, found {calibration!r}")
     if plain["model"].get("calibration") == calibration:
         plain["model"]["calibration"] = "${calibration}"
     if calibration["tasks"] == plain["taskpool"].get("tasks", {}):
@@ -248,58 +252,3 @@ def _hydra_errors(where: str) -> Iterator[None]:
 
 def _plain(node: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
-
-
-def _join(where: str, key: str) -> str:
-    separator = " " if where.endswith(":") else "."
-    return separator.join(part for part in (where, key) if part) or "the config"
-
-
-def _check(node: Any, where: str) -> None:
-    """Refuse targets that do not exist and keys that their signatures do not have, everywhere below `node`."""
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    if isinstance(node, dict) and "_target_" in node:
-        _check_signature(node, where)
-    for key, child in items:
-        _check(child, _join(where, str(key)))
-
-
-def _check_signature(node: dict[str, Any], where: str) -> None:
-    try:
-        target = get_object(str(node["_target_"]))
-    except Exception as error:
-        raise ConfigError(f"{_join(where, '_target_')}: {_explain_target(str(node['_target_']), error)}") from error
-    try:
-        parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):
-        return
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    given = node.keys() - _RESERVED
-    unknown = sorted(given - parameters.keys())
-    if unknown:
-        raise ConfigError(f"{_join(where, unknown[0])}: unknown key{suggest(unknown[0], parameters)}")
-    required = [name for name, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
-    missing = [name for name in required[len(node.get("_args_", ())) :] if name not in given]
-    if missing and not node.get("_partial_"):
-        raise ConfigError(f"{_join(where, missing[0])}: a value is required by {node['_target_']}")
-
-
-def _explain_target(target: str, error: Exception) -> str:
-    package, _, name = target.rpartition(".")
-    public = getattr(sys.modules.get(package), "__all__", None)
-    return f"cannot import {target!r}{suggest(name, public) if public else f': {error}'}"
-
-
-def _public_name(target: Callable[..., Any]) -> str:
-    """The shortest importable name of a class or function: the package that exports it rather than its file."""
-    name, parts = target.__qualname__, target.__module__.split(".")
-    for end in range(1, len(parts) + 1):
-        module = sys.modules.get(".".join(parts[:end]))
-        if module is not None and module.__dict__.get(name.split(".")[0]) is not None and _find(module, name) == target:
-            return ".".join([*parts[:end], name])
-    raise ConfigError(f"{target!r} cannot be written as YAML: it is not importable by name")
-
-
-def _find(module: Any, name: str) -> Any:
-    return functools.reduce(lambda owner, part: getattr(owner, part, None), name.split("."), module)
