@@ -33,7 +33,7 @@ class PackedPrompts:
             yield {name: tensor[start : start + size] for name, tensor in self.inputs.items()}
 
 
-def pack_prompts(prompts: Sequence[Sequence[int]], length: int) -> PackedPrompts:
+def pack_prompts(prompts: Sequence[list[int]], length: int) -> PackedPrompts:
     """Lay prompts into rows.
 
     In sorted order, what a prompt shares with any prompt before it, it shares with the one right before it.
@@ -51,7 +51,7 @@ def pack_prompts(prompts: Sequence[Sequence[int]], length: int) -> PackedPrompts
     """
     rows: list[list[tuple[int, list[int]]]] = []
     places = [(0, 0)] * len(prompts)
-    before: Sequence[int] = ()
+    before: list[int] = []
     path: list[int] = []
     for number in sorted(range(len(prompts)), key=prompts.__getitem__):
         prompt = prompts[number]
