@@ -17,10 +17,10 @@ class PackedPrompts:
     """Rows of tokens, each row a prefix tree of some prompts: a token sees its ancestors and itself.
 
     Attributes:
-        inputs: Arguments of a causal language model of transformers, float32: `input_ids` and `position_ids`, shape
-            `(rows, length)`; `attention_mask`, shape `(rows, 1, length, length)`, which is added to the scores.
-        rows: Shape `(prompts,)`: the row of each prompt.
-        ends: Shape `(prompts,)`: where in its row its last token is.
+        inputs: Arguments of a causal text model of transformers: `input_ids` and `position_ids`, int64, shape `(rows,
+            length)`; `attention_mask`, float32, shape `(rows, 1, length, length)`, which is added to the scores.
+        rows: Shape `(prompts,)`, int64: the row of each prompt.
+        ends: Shape `(prompts,)`, int64: where in its row its last token is.
     """
 
     inputs: dict[str, Tensor]
