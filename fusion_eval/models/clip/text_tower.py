@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,6 +17,7 @@ from fusion_eval.data.digest import digest_content
 from fusion_eval.errors import CheckpointError, few
 from fusion_eval.models.architecture import build_unfilled
 from fusion_eval.models.checkpoint import load_state_dict
+from fusion_eval.models.clip.packing import pack_prompts
 from fusion_eval.models.fit import fit_state_dict
 from fusion_eval.models.hub import local_path
 from fusion_eval.stamps import file_identity
@@ -35,6 +37,10 @@ _OTHER_FILES = (
 )
 """What decides the embeddings beside the weights, as far as a checkpoint has it."""
 
+_PROMPTS = 256
+"""Prompts packed at once: with 128, 5 % slower, as more of what they share is computed again."""
+_ROWS = 8
+"""Rows of packed prompts in one forward: on a CPU as fast as any number from four on."""
 _SHOWN = 60
 """How many characters of a prompt a message shows."""
 
@@ -50,11 +56,13 @@ class TextEncoder:
         visual_projection: Shape `(d, width)`, float32: from the features of the vision encoder to the embeddings; None
             where the vision encoder projects its features itself.
         logit_scale: Scalar, float32: the logarithm of what cosines are multiplied by.
+        batch: Prompts it is given at once: on a CPU 32, padded, are a third faster than hundreds.
     """
 
     embed: Callable[[Sequence[str]], Tensor]
     visual_projection: Tensor | None
     logit_scale: Tensor
+    batch: int = 32
 
 
 class TextTower(Protocol):
@@ -121,21 +129,29 @@ class CLIPTextTower:
 
         def embed(prompts: Sequence[str]) -> Tensor:
             context = config.max_position_embeddings
-            tokens = tokenizer(list(prompts), padding=True, truncation=True, max_length=context, return_tensors="pt")
+            tokens = tokenizer(list(prompts), truncation=True, max_length=context)
             cut = [prompt for prompt, encoding in zip(prompts, tokens.encodings, strict=True) if encoding.overflowing]
             if cut:
                 starts = few([f"{prompt[:_SHOWN]}..." for prompt in cut])
                 _log.warning("prompts longer than %d tokens are cut: %s", context, starts)
-            pooled = model(**tokens).pooler_output
-            return functional.linear(pooled, projection)
+            packed = pack_prompts([_until_end(ids, config.eos_token_id) for ids in tokens.input_ids], context)
+            hidden = torch.cat([model(**rows).last_hidden_state for rows in packed.batches(_ROWS)])
+            return functional.linear(hidden[packed.rows, packed.ends], projection)
 
-        return TextEncoder(embed, visual_projection, logit_scale)
+        return TextEncoder(embed, visual_projection, logit_scale, _PROMPTS)
 
     def _directory(self) -> Path:
         directory = local_path(self.checkpoint)
         if not directory.is_dir():
             raise CheckpointError(f"{self.checkpoint}: expected a directory of CLIPModel.save_pretrained, found a file")
         return directory
+
+
+def _until_end(ids: list[int], end: int) -> list[int]:
+    """A prompt up to the token whose hidden state transformers pools, as no token sees those that come after it."""
+    if end == 2:  # wrong in old configurations: transformers then takes the highest number, see its pull request 24773
+        end = max(ids)
+    return ids[: ids.index(end) + 1] if end in ids else ids[:1]
 
 
 @functools.lru_cache(maxsize=8)

@@ -18,10 +18,8 @@ from fusion_eval.models.clip.text_tower import TextEncoder, TextTower
 
 __all__ = ["CosineClassifier", "ZeroShotHead"]
 
-_VERSION = 1
+_VERSION = 2
 """Of what a stored head is: counted up when the same inputs give other tensors."""
-_BATCH = 32
-"""Prompts embedded at once: on a CPU a third faster than hundreds."""
 
 
 @dataclass(frozen=True)
@@ -132,14 +130,17 @@ def _embed(encoder: TextEncoder, texts: list[str]) -> Tensor:
     from rich.progress import track
 
     console = Console(stderr=True)
+    distinct = sorted(set(texts))  # so those that begin alike, and are about as long, share a batch
     starts = track(
-        range(0, len(texts), _BATCH),
-        f"embedding {len(texts):,} prompts",
+        range(0, len(distinct), encoder.batch),
+        f"embedding {len(distinct):,} prompts",
         console=console,
         transient=True,
         disable=not console.is_terminal,
     )
-    return torch.cat([encoder.embed(texts[start : start + _BATCH]) for start in starts])
+    embeddings = torch.cat([encoder.embed(distinct[start : start + encoder.batch]) for start in starts])
+    rows = {text: row for row, text in enumerate(distinct)}
+    return embeddings[[rows[text] for text in texts]]
 
 
 def _normalised(vectors: Tensor) -> Tensor:

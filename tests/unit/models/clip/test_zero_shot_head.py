@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, CLIPVi
 from fusion_eval.config import build, to_config
 from fusion_eval.errors import CheckpointError, ConfigError
 from fusion_eval.models import CLIPTextTower, ZeroShotHead, clip_vision_model, load_state_dict
-from fusion_eval.models.clip import zero_shot_head
+from fusion_eval.models.clip import text_tower, zero_shot_head
 
 TASKS = ("sun397", "stanford_cars", "resisc45", "eurosat", "svhn", "gtsrb", "mnist", "dtd")
 ANIMALS = ("cat", "dog", "photo of a bear, a close up")
@@ -90,7 +90,8 @@ def test_the_logits_are_those_of_fusion_bench(oracle, task):
 @pytest.mark.parametrize("batch", [1, 7, 30])
 def test_how_many_prompts_share_a_batch_does_not_matter(oracle, model, pixels, monkeypatch, batch):
     expected = logits(ZeroShotHead(CLIPTextTower(str(oracle / "base")), "eurosat"), model, pixels)
-    monkeypatch.setattr(zero_shot_head, "_BATCH", batch)
+    monkeypatch.setattr(text_tower, "_PROMPTS", batch)
+    monkeypatch.setattr(text_tower, "_ROWS", batch)
     monkeypatch.setattr(zero_shot_head, "_VERSION", batch)  # builds anew
     found = logits(ZeroShotHead(CLIPTextTower(str(oracle / "base")), "eurosat"), model, pixels)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
