@@ -103,7 +103,8 @@ class TaskModule(pl.LightningModule):
     def on_test_start(self) -> None:
         """Make sure that all ranks evaluate the same thing, and bring the metrics to where the model is."""
         for metric in self.metrics.values():
-            metric.to(self.device)
+            if metric.device != self.device:
+                metric.to(self.device)
         require_agreement((self._name, len(self.indices)), "the task that runs")
         if self._known is not None and self.trainer.is_global_zero:
             outputs, targets = (torch.from_numpy(self._known.columns[name]) for name in (_OUTPUTS, _TARGETS))
