@@ -95,10 +95,14 @@ class TaskModule(pl.LightningModule):
 
     @contextmanager
     def placed(self, trainer: pl.Trainer) -> Iterator[None]:
-        """Model and head as they are run; see `Placement`. Then they are let go: the Trainer keeps this module."""
+        """Model and head as they are run; see `Placement`. Then they are let go: see `forget`."""
         with self._placement.placed(self._subject, trainer) as self._subject:
             yield
         del self._subject, self._group
+
+    def forget(self) -> None:
+        """Let go of what is known of samples: the Trainer keeps this module until the next task, if there is one."""
+        self.columns, self.updates, self.rows, self._known = {}, None, None, None
 
     def on_test_start(self) -> None:
         """Make sure that all ranks evaluate the same thing, and bring the metrics to where the model is."""

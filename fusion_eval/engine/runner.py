@@ -232,6 +232,7 @@ class Runner:
             raise
         if memory is not None and module.rows is not None:
             memory.keep(name, fingerprints, module.rows)
+        module.forget()
         if group is not None:
             group.finish(process_ahead)
         return result
