@@ -29,6 +29,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from fusion_eval.data import Arrays
 from fusion_eval.engine import Runner, group
+from fusion_eval.engine import kind as kind_module
 from fusion_eval.engine import runner as runner_module
 from fusion_eval.report import Report
 from fusion_eval.taskpool import TaskPool
@@ -154,7 +155,7 @@ def main() -> None:
                 for turn in range(options.rounds + 1):  # the first is not counted: it measures, and warms up
                     seed, reports = seed + 1, {}
                     for name, known in choices.items():
-                        runner_module._choices = known
+                        kind_module._choices = known
                         runner_module.process_store._results.clear()
                         setting = "off" if name == "off" else "auto"
                         runner = Runner(trainer(options.device), batch_size=size, bootstrap=0, group=setting)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +15,15 @@ from fusion_eval.answers import Answer, remember
 from fusion_eval.command import is_first_process
 from fusion_eval.config import build, recorded
 from fusion_eval.errors import ConfigError, FusionEvalError
-from fusion_eval.lookahead import merged_ahead, models_to_come
-from fusion_eval.reuse import build_once, references_once
+from fusion_eval.job import Job
+from fusion_eval.lookahead import merged_ahead
+from fusion_eval.reuse import build_once, runner_once
 
 if TYPE_CHECKING:
     from fusion_eval.data import DataSource
-    from fusion_eval.data.overlap import Overlap
     from fusion_eval.engine import SampleMemory
     from fusion_eval.racing import Racing
-    from fusion_eval.report import References
+    from fusion_eval.report import ReportWriter
 
 __all__ = ["evaluate", "refuse_objective"]
 
@@ -67,80 +66,46 @@ def evaluate(cfg: DictConfig, directory: Path, sweep: bool = False) -> float | N
 def _evaluate(cfg: DictConfig, directory: Path) -> float | None:
     """As `evaluate`, of a job of which nothing is known."""
     began, pool, models = time.time(), _pool(cfg), build_once(cfg.modelpool, "modelpool")
-    method, runner = build(cfg.model, "model"), build(cfg.runner, "runner")
+    method, runner = build(cfg.model, "model"), runner_once(cfg.runner)
     if cfg.audit == "only":
         _print_audit(models, method)
         return None
     findings = _audit(models, method, runner) if cfg.audit and getattr(method, "merges", False) else ()
     others, racing = _other_data(cfg, pool, method), _racing(cfg, pool)
-    first = runner.is_global_zero
-    model = _merge(cfg, models, method, first)
-
-    from fusion_eval.report import (
-        Aggregates,
-        References,
-        ReportWriter,
-        TaskFailure,
-        aggregate,
-        objective,
-        print_report,
-        provenance,
-    )
-    from fusion_eval.report.race_line import race_result
-    from fusion_eval.report.truncation import truncation_warnings
-
+    model = _merge(cfg, models, method, runner.is_global_zero)
     race, memory = _race(cfg, directory, racing, pool, model, runner)
-    lost = race if race is not None and race["dropped"] else None
-    if not first:
-        if lost is not None:
-            return None
-        with suppress(FusionEvalError):  # rank 0 raises the same one, and reports it
-            _run(cfg, pool, models, model, runner, lambda name, outcome: None, memory)
+    dropped = race is not None and race["dropped"]
+    job = Job(cfg, directory, pool, models, model, runner, memory)
+    if not runner.is_global_zero:
+        if not dropped:
+            with suppress(FusionEvalError):  # rank 0 raises the same one, and reports it
+                job.run(lambda name, outcome: None)
         return None
-    writer = ReportWriter(directory, provenance(recorded(cfg)), cfg.selected_on, model.record, race)
-    if lost is not None:
-        writer.finish(References(), Aggregates(), [message for _, message in findings], "dropped")
-        print(f"dropped: {race_result(lost)}")
-        return float(lost["estimate"])
-    references, overlaps, stopped, warnings = References(), {}, None, [message for _, message in findings]
-    try:
-        references = _run(cfg, pool, models, model, runner, writer.add, memory)
-        overlaps = _scan(pool, others, warnings)
-    except BaseException as error:
-        stopped = TaskFailure.from_exception(error)
-        raise
-    finally:
-        report = writer.report
-        missing = () if stopped is None else tuple(getattr(pool, "tasks", ()))  # else each has a result or a failure
-        aggregates = aggregate(report, references, tasks=missing, seed=cfg.seed)
-        warnings += [f"no reference: {name}: {failure.message}" for name, failure in references.failures.items()]
-        warnings += truncation_warnings(report.results)
-        failures = {**report.failures, **references.failures}
-        complete = stopped is None and not failures
-        writer.finish(
-            references,
-            aggregates,
-            warnings,
-            "complete" if complete else "partial" if report else "failed",
-            stopped,
-            overlaps,
-        )
-        if runner.loggers:
-            from fusion_eval.engine.loggers import log_run
 
-            log_run(runner.loggers, recorded(cfg), report, aggregates, complete)
-        print_report(report, references, aggregates)
-        print(directory / "report.json")
-    if failures:
-        named = (f"{name}: {failure.error}: {failure.message}" for name, failure in failures.items())
-        raise FusionEvalError(f"{len(failures)} failed: {'; '.join(named)}")
-    value = objective(report, aggregates, cfg.objective)
+    from fusion_eval.report import ReportWriter, objective, provenance
+
+    writer = ReportWriter(directory, provenance(recorded(cfg)), cfg.selected_on, model.record, race)
+    messages = [message for _, message in findings]
+    if race is not None and dropped:
+        return _write_dropped(writer, messages, race)
+    references, aggregates = job.run_and_write(writer, messages, others)
+    value = objective(writer.report, aggregates, cfg.objective)
     if not cfg.save_merged and racing is None and not others:
         remember(
-            Answer(recorded(cfg), report.results, references, findings, model.record, writer.digest, value),
+            Answer(recorded(cfg), writer.report.results, references, findings, model.record, writer.digest, value),
             *(cfg, pool, models, method, runner, began),
         )
     return value
+
+
+def _write_dropped(writer: ReportWriter, messages: Sequence[str], race: Mapping[str, Any]) -> float:
+    """Report that a merge lost its race: where it was stopped, and the objective as far as it is known."""
+    from fusion_eval.report import Aggregates, References
+    from fusion_eval.report.race_line import race_result
+
+    writer.finish(References(), Aggregates(), messages, "dropped")
+    print(f"dropped: {race_result(race)}")
+    return float(race["estimate"])
 
 
 def _pool(cfg: DictConfig) -> Any:
@@ -189,19 +154,6 @@ def _other_data(cfg: DictConfig, pool: Any, method: Any) -> Mapping[str, Mapping
     return other_data(pool.tasks, splits, getattr(method, "calibration", None))
 
 
-def _scan(
-    pool: Any, others: Mapping[str, Mapping[str, DataSource]], warnings: list[str]
-) -> dict[str, dict[str, Overlap]]:
-    """What evaluated samples and other data share, said on the screen and added to the warnings."""
-    from fusion_eval.data.overlap import describe_overlaps, scan_overlaps
-
-    overlaps = scan_overlaps({name: pool.tasks[name].data for name in others}, others)
-    for sentence in describe_overlaps(overlaps):
-        warnings.append(sentence)
-        print(f"fusion-eval: warning: {sentence}", file=sys.stderr)
-    return overlaps
-
-
 def _audit(models: Any, method: Any, runner: Any) -> tuple[tuple[str, str], ...]:
     """Refuse what cannot be merged, show what is doubtful, and return severity and message of all there is to say."""
     audit = models.audit(method)
@@ -226,30 +178,6 @@ def _merge(cfg: DictConfig, models: Any, method: Any, first: bool) -> Any:
     """The merge; one that was made for an earlier job of the sweep will do, if it is not to be saved."""
     early = None if cfg.save_merged else merged_ahead(cfg, models)
     return early or models.merge(method, cfg.save_merged if first else None, progress=cfg.progress and first)
-
-
-def _run(
-    cfg: DictConfig,
-    pool: Any,
-    models: Any,
-    model: Any,
-    runner: Any,
-    add: Callable[[str, Any], None],
-    memory: SampleMemory | None,
-) -> References:
-    """Evaluate the model, handing over each task's outcome, then base and experts."""
-    from fusion_eval.report import References, Report, TaskResult
-    from fusion_eval.taskpool import TaskPool
-
-    kept: dict[str, Any] = {} if memory is None else {"memory": memory}
-    if isinstance(pool, TaskPool) and cfg.racing.get("_target_") is None:
-        kept["coming"] = models_to_come(cfg, models)
-    report = pool.evaluate(model, runner, on_error=cfg.on_error, on_result=add, label="merged", **kept)
-    if isinstance(report, Report):
-        return references_once(pool, models, runner, report) if cfg.references and report else References()
-    for name, metrics in report.items():
-        add(name, TaskResult(metrics, {}, primary=next(iter(metrics)), count=0, seconds=0.0))
-    return References()
 
 
 def _racing(cfg: DictConfig, pool: Any) -> Racing | None:

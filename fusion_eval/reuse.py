@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fusion_eval.stamps import Stamp
     from fusion_eval.taskpool import LMEvalTaskPool, TaskPool
 
-__all__ = ["build_once", "file_of", "named_files", "references_once"]
+__all__ = ["build_once", "file_of", "named_files", "references_once", "runner_once"]
 
 _built: dict[str, tuple[str, Any]] = {}
 """Place in the config to what stood there last, and what it described."""
@@ -46,6 +46,23 @@ def build_once(node: DictConfig, where: str) -> Any:
     if _built.get(where, ("",))[0] != text:
         _built[where] = text, build(node, where)
     return _built[where][1]
+
+
+def runner_once(node: DictConfig) -> Runner:
+    """The runner that a config describes, with the Trainer of the job before, which takes as long to make as two tasks.
+
+    One whose Trainer has loggers or callbacks is built anew: they are for one job.
+
+    Args:
+        node: The config's `runner`.
+
+    Raises:
+        ConfigError: See `build`.
+    """
+    trainer = node.get("trainer") or {}
+    plain = not any(OmegaConf.is_config(value) for value in trainer.values())
+    runner: Runner = build_once(node, "runner") if plain else build(node, "runner")
+    return runner
 
 
 def references_once(pool: TaskPool | LMEvalTaskPool, models: ModelPool, runner: Runner, report: Report) -> References:

@@ -9,7 +9,7 @@ import numpy as np
 from torchmetrics import Metric
 
 from fusion_eval.data import Samples
-from fusion_eval.engine.placement import Subject
+from fusion_eval.engine.subject import Subject
 from fusion_eval.tasks import Task
 
 __all__ = ["Assignment"]

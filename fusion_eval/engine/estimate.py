@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 from torchmetrics import Metric
 
 from fusion_eval.errors import TaskError
-from fusion_eval.report.statistics import bootstrap_standard_error, standard_error_of_mean
+from fusion_eval.report.statistics import (
+    bootstrap_standard_error,
+    standard_error_of_mean,
+    weighted_bootstrap_errors,
+)
 from fusion_eval.tasks import Task
+from fusion_eval.tasks.weighted import Weighted, weighted_form
 from fusion_eval.threads import one_thread
 
 __all__ = ["estimate_metrics"]
@@ -31,9 +37,10 @@ def estimate_metrics(
     """Values and standard errors of a task's metrics.
 
     A metric that is a mean over samples is that mean in float64, checked against what torchmetrics logged in float32,
-    with the standard error of the mean. Any other gets a bootstrap over the samples, with torchmetrics itself as the
-    statistic. Samples that come in groups, as their column "group" tells, share an error: the standard error of a mean
-    is then the cluster-robust one, and the bootstrap is one over groups.
+    with the standard error of the mean. Any other gets a bootstrap over the samples: with its weighted form (see
+    `fusion_eval.tasks.weighted`), checked likewise, or else with torchmetrics itself as the statistic. Samples that
+    come in groups, as their column "group" tells, share an error: the standard error of a mean is then the
+    cluster-robust one, and the bootstrap is one over groups.
 
     Args:
         task: Tells which metrics are means over samples.
@@ -52,19 +59,27 @@ def estimate_metrics(
     groups = columns.get("group")
     values: dict[str, float] = {}
     errors: dict[str, float | None] = {}
+    no_means: dict[str, Metric] = {}
     for name, metric in metrics.items():
         if not np.isfinite(logged[name]):
             raise TaskError(f"{name} is {logged[name]}: the model's outputs are not finite on this task")
         scores = task.sample_values(metric, columns)
         if scores is None:
             values[name] = float(str(np.float32(logged[name])))  # the shortest decimal that is that float32
-            errors[name] = _bootstrap(metric, updates, groups, resamples, seed)
+            errors[name] = None
+            no_means[name] = metric
         else:
             values[name] = float(np.mean(scores, dtype=np.float64))
             errors[name] = standard_error_of_mean(scores, groups)
-            if abs(values[name] - logged[name]) > _AGREEMENT * max(1.0, abs(values[name])):
-                raise TaskError(f"{name}: logged {logged[name]}, but the samples have the mean {values[name]}")
+            _require_agreement(name, logged[name], values[name], "the samples have the mean")
+    if updates is not None and resamples > 1:
+        errors |= _bootstrap(no_means, values, updates, groups, resamples, seed)
     return values, {name: error for name, error in errors.items() if error is not None}
+
+
+def _require_agreement(name: str, logged: float, value: float, what: str) -> None:
+    if abs(value - logged) > _AGREEMENT * max(1.0, abs(value)):
+        raise TaskError(f"{name}: logged {logged}, but {what} {value}")
 
 
 def _require_numbers(columns: Mapping[str, np.ndarray]) -> None:
@@ -82,24 +97,46 @@ def _require_numbers(columns: Mapping[str, np.ndarray]) -> None:
 
 
 def _bootstrap(
-    metric: Metric,
-    updates: tuple[np.ndarray, np.ndarray] | None,
+    metrics: Mapping[str, Metric],
+    values: Mapping[str, float],
+    updates: tuple[np.ndarray, np.ndarray],
     groups: np.ndarray | None,
     resamples: int,
     seed: int,
-) -> float | None:
-    if updates is None or resamples < 2:
-        return None
+) -> dict[str, float | None]:
+    """Errors of metrics, on the same resamples: those with a weighted form take a hundredth of the time of the others.
+
+    A resample is too small to share: on a busy machine, waiting for a second thread costs ten times the work.
+    """
+    outputs, targets = map(torch.from_numpy, updates)
+    at_once: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+    errors: dict[str, float | None] = {}
+    with one_thread(), torch.inference_mode():
+        for name, metric in metrics.items():
+            form = weighted_form(metric, outputs, targets)
+            if form is None:
+                statistic = _of_indices(metric, outputs, targets)
+                errors[name] = bootstrap_standard_error(statistic, len(targets), resamples, seed, groups)
+            else:
+                at_once[name] = _of_weights(form)
+                value = float(form(torch.ones(1, len(targets), dtype=torch.int64)))
+                _require_agreement(name, values[name], value, "its weighted form gives")
+        return errors | weighted_bootstrap_errors(at_once, len(targets), resamples, seed, groups)
+
+
+def _of_weights(form: Weighted) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda weights: np.asarray(form(torch.from_numpy(weights)))
+
+
+def _of_indices(metric: Metric, outputs: Tensor, targets: Tensor) -> Callable[[np.ndarray], float]:
+    """The metric itself, updated with the samples that are drawn."""
     replica = metric.clone().cpu()
     replica.distributed_available_fn = lambda: False  # only one rank computes here
-    predicted, expected = map(torch.from_numpy, updates)
 
     def statistic(indices: np.ndarray) -> float:
         chosen = torch.from_numpy(indices)
         replica.reset()
-        replica.update(predicted[chosen], expected[chosen])
+        replica.update(outputs[chosen], targets[chosen])
         return float(replica.compute())
 
-    # a resample is too small to share: on a busy machine, waiting for a second thread costs ten times the work
-    with one_thread(), torch.inference_mode():
-        return bootstrap_standard_error(statistic, len(expected), resamples, seed, groups)
+    return statistic

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -26,13 +26,16 @@ from torch import Tensor, nn
 
 from fusion_eval.engine.ahead import RowsAhead
 from fusion_eval.engine.assignment import Assignment
-from fusion_eval.engine.members import Member
 from fusion_eval.engine.module import columns_to_keep
-from fusion_eval.engine.placement import Placement, Subject
+from fusion_eval.engine.placement import Placement
 from fusion_eval.engine.reading import Batch
 from fusion_eval.engine.sample_memory import SampleRows
 from fusion_eval.engine.stack import OutputBytes, Stack, of_model, tensors_of
+from fusion_eval.engine.subject import Subject
 from fusion_eval.tasks import Prediction
+
+if TYPE_CHECKING:
+    from fusion_eval.engine.members import Member
 
 __all__ = ["Choice", "GroupPass"]
 
@@ -131,7 +134,7 @@ class GroupPass:
         """The members where the model under test is."""
         with ExitStack() as stack:
             for member in self._members:
-                stack.enter_context(placement.placed(Subject(member.model, None, ""), trainer))
+                stack.enter_context(placement.placed(Subject(member.model), trainer))
             yield
 
     def predict(self, subject: Subject, batch: Batch) -> Prediction:

@@ -19,8 +19,8 @@ from fusion_eval.engine.code import UndescribableError
 from fusion_eval.engine.description import Description
 from fusion_eval.engine.evaluate import evaluate
 from fusion_eval.engine.fingerprint import code_of, describe_architecture, fingerprint_config
+from fusion_eval.engine.subject import Subject
 from fusion_eval.errors import ConfigError
-from fusion_eval.models.merged import MergedModel
 from fusion_eval.tasks import Task
 
 __all__ = ["code_of_source", "dependencies", "process_key"]
@@ -33,8 +33,8 @@ def process_key(
     fingerprints: dict[str, str],
     task: Task,
     metrics: Mapping[str, Metric],
+    subject: Subject,
     indices: np.ndarray,
-    parts: list[nn.Module],
     settings: dict[str, Any],
 ) -> tuple[Hashable, ...] | None:
     """All that a result depends on, within this process, where also a class defined in a function can be told apart.
@@ -43,8 +43,8 @@ def process_key(
         fingerprints: Of weights, head and data.
         task: The task.
         metrics: The task's metrics.
+        subject: The model under test, and the head.
         indices: Which samples are evaluated.
-        parts: The model, and the head if there is one.
         settings: What else decides the numbers (precision, seed, ...).
 
     Returns:
@@ -54,16 +54,16 @@ def process_key(
         task_settings = task.settings()
     except ConfigError:
         return None
-    architecture = [describe_architecture(part) for part in parts]
+    head = nn.Identity() if subject.head is None else subject.head
+    architecture = [subject.architecture, describe_architecture(head)]
     described = fingerprint_config(fingerprints, architecture, task_settings, settings, digest_content([indices]))
-    return (described, *map(code_of, parts), *map(type, metrics.values()))
+    return (described, code_of(subject.model), code_of(head), *map(type, metrics.values()))
 
 
 def dependencies(
     fingerprints: dict[str, str],
     task: Task,
-    model: nn.Module,
-    head: nn.Module | None,
+    subject: Subject,
     samples: Samples,
     indices: np.ndarray,
     settings: dict[str, Any],
@@ -75,8 +75,7 @@ def dependencies(
     Args:
         fingerprints: Of weights, head and data.
         task: The task.
-        model: The model under test.
-        head: The head that is put on it, if any.
+        subject: The model under test, and the head that is put on it, if any.
         samples: The loaded data.
         indices: Which of them are evaluated.
         settings: What else decides the numbers (precision, seed, ...).
@@ -84,10 +83,9 @@ def dependencies(
     Returns:
         None where a part (a lambda, a class defined in a function) means something in this process only.
     """
-    backbone = model.backbone if type(model) is MergedModel else model  # the heads of other tasks do not matter
     described = Description()
     try:
-        behaviour = described.add(backbone, head, task.metrics)
+        behaviour = described.add(subject.backbone, subject.head, task.metrics)
         for code in (*_EVALUATOR, type(task), type(samples), *code_of_source(task.data)):
             described.name(code)
         return {

@@ -95,15 +95,20 @@ class TaskModule(pl.LightningModule):
 
     @contextmanager
     def placed(self, trainer: pl.Trainer) -> Iterator[None]:
-        """Model and head as they are run; see `Placement`. Then they are let go: the Trainer keeps this module."""
+        """Model and head as they are run; see `Placement`. Then they are let go: see `forget`."""
         with self._placement.placed(self._subject, trainer) as self._subject:
             yield
         del self._subject, self._group
 
+    def forget(self) -> None:
+        """Let go of what is known of samples: the Trainer keeps this module until the next task, if there is one."""
+        self.columns, self.updates, self.rows, self._known = {}, None, None, None
+
     def on_test_start(self) -> None:
         """Make sure that all ranks evaluate the same thing, and bring the metrics to where the model is."""
         for metric in self.metrics.values():
-            metric.to(self.device)
+            if metric.device != self.device:
+                metric.to(self.device)
         require_agreement((self._name, len(self.indices)), "the task that runs")
         if self._known is not None and self.trainer.is_global_zero:
             outputs, targets = (torch.from_numpy(self._known.columns[name]) for name in (_OUTPUTS, _TARGETS))

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -15,31 +15,12 @@ from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from fusion_eval.models import MergedModel
+from fusion_eval.engine.subject import Subject
 
-__all__ = ["Placement", "Subject"]
+__all__ = ["Placement"]
 
 _copied: dict[torch.dtype, tuple[weakref.ref[nn.Module], str, nn.Module]] = {}
 """By precision the model that was copied last, its version then, and the copy."""
-
-
-class Subject(NamedTuple):
-    """What is evaluated.
-
-    Attributes:
-        model: The model under test.
-        head: Of the task, if any.
-        version: Another text for other weights or another architecture.
-    """
-
-    model: nn.Module
-    head: nn.Module | None
-    version: str
-
-    @property
-    def backbone(self) -> nn.Module:
-        """What does the work."""
-        return self.model.backbone if isinstance(self.model, MergedModel) else self.model
 
 
 @dataclass(frozen=True)
@@ -63,7 +44,7 @@ class Placement:
         precision = trainer.precision_plugin
         if isinstance(precision, (HalfPrecision, DoublePrecision)):  # they cast in place
             subject = _copy(subject, precision.convert_input(torch.empty(0)).dtype)
-        model, head, _ = subject
+        model, head = subject.model, subject.head
         parts = nn.ModuleList([model] if head is None else [model, head])
         modes = {part: part.training for part in parts.modules()}
         precision.convert_module(parts)
@@ -127,7 +108,7 @@ def _copy(subject: Subject, dtype: torch.dtype) -> Subject:
     if known is None or known[0]() is not subject.model or known[1] != subject.version:
         _copied.pop(dtype, None)  # before there are two copies
         known = _copied[dtype] = weakref.ref(subject.model), subject.version, _cast(subject.model, dtype)
-    return Subject(known[2], None if subject.head is None else _cast(subject.head, dtype), subject.version)
+    return Subject(known[2], None if subject.head is None else _cast(subject.head, dtype))
 
 
 def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -39,13 +39,11 @@ class TaskProgress(pl.Callback):
 
     def done(self, result: TaskResult) -> None:
         """Leave a line about what was announced, once."""
-        if not self._label:
+        label, self._label = self._label, ""
+        if not label or self._console.quiet:
             return
         value = f"{result.primary} {result.score:.4f}"
-        self._console.print(
-            f"{self._label:<24} {value}   {result.count} samples, {result.seconds:.1f} s", highlight=False
-        )
-        self._label = ""
+        self._console.print(f"{label:<24} {value}   {result.count} samples, {result.seconds:.1f} s", highlight=False)
 
     @contextmanager
     def preparing(self, name: str, samples: int) -> Iterator[Callable[[int], None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,12 +22,12 @@ from fusion_eval.engine.ahead import process_ahead
 from fusion_eval.engine.assignment import Assignment
 from fusion_eval.engine.batch_size import BatchSize
 from fusion_eval.engine.evaluate import evaluate
-from fusion_eval.engine.fingerprint import describe_architecture, fingerprint_config, fingerprint_weights
-from fusion_eval.engine.group import Choice, GroupPass
+from fusion_eval.engine.group import GroupPass
 from fusion_eval.engine.key import dependencies, process_key
+from fusion_eval.engine.kind import Kind
 from fusion_eval.engine.members import Admission
 from fusion_eval.engine.module import TaskModule
-from fusion_eval.engine.placement import Placement, Subject
+from fusion_eval.engine.placement import Placement
 from fusion_eval.engine.prepare import fingerprint_samples, prepare
 from fusion_eval.engine.progress import TaskProgress
 from fusion_eval.engine.ranks import raise_together
@@ -36,6 +35,7 @@ from fusion_eval.engine.reading import Feed, Reader
 from fusion_eval.engine.sample_memory import SampleMemory
 from fusion_eval.engine.shard import select
 from fusion_eval.engine.store import DiskStore, process_store
+from fusion_eval.engine.subject import Subject
 from fusion_eval.engine.trainer import gather_ranks, make_trainer, quiet
 from fusion_eval.errors import ConfigError, TaskError
 from fusion_eval.models import MergedModel
@@ -43,12 +43,6 @@ from fusion_eval.report import TaskResult
 from fusion_eval.tasks import Task
 
 __all__ = ["Runner"]
-
-_sizes: dict[tuple[Any, ...], BatchSize] = {}
-"""What is known of batch sizes, from task to task and job to job."""
-
-_choices: dict[tuple[str, int], Choice] = {}
-"""What is known of groups, likewise."""
 
 _MOST = 16
 """Models at once with `group=auto`."""
@@ -163,27 +157,21 @@ class Runner:
         if isinstance(model, MergedModel):
             model.adapt(task.model_key(name))
         kept, head = prepare(name, task, model, share=self.resident != "off")
-        samples = kept.thing
+        samples, subject = kept.thing, Subject(model, head)
         selected = select(len(samples), self.limit, self.seed)
         indices = selected if indices is None else indices
         if len(indices) < self.processes:
             raise TaskError(f"{len(indices)} samples cannot be shared by {self.processes} processes")
-        fingerprints = {
-            "weights": fingerprint_weights(model),
-            "head": "none" if head is None else fingerprint_weights(head),
-            "data": fingerprint_samples(kept, self._cache_directory("digests")),
-        }
+        fingerprints = {**subject.fingerprints, "data": fingerprint_samples(kept, self._cache_directory("digests"))}
         metrics = task.build_metrics(samples)
-        parts = [part for part in (model, head) if part is not None]
-        key = process_key(fingerprints, task, metrics, indices, parts, self._settings)
+        key = process_key(fingerprints, task, metrics, subject, indices, self._settings)
         known = None if key is None else process_store.get(key)
         if known is not None:
             return known
-        version = fingerprint_config(fingerprints["weights"], describe_architecture(model))
-        assignment = Assignment(name, task, metrics, Subject(model, head, version), samples, indices, fingerprints, key)
+        assignment = Assignment(name, task, metrics, subject, samples, indices, fingerprints, key)
         what = f"{label} on {name}"
         run = partial(self._evaluate, assignment, selected, what, memory, coming)
-        depends_on = partial(dependencies, fingerprints, task, model, head, samples, indices, self._settings)
+        depends_on = partial(dependencies, fingerprints, task, subject, samples, indices, self._settings)
         result = self.recall_or(run, depends_on, what)
         if key is not None:
             process_store.put(key, result)
@@ -222,12 +210,16 @@ class Runner:
         """One pass over the samples; `selected` are those that later passes may ask for, too."""
         name, task, fingerprints = assignment.name, assignment.task, assignment.fingerprints
         reader = self._open(assignment, selected)
-        size = self._size(task, assignment.subject)
+        kind = Kind.of(
+            task, assignment.subject, self._device, str(self._trainer.precision), self.channels_last, self.compile
+        )
+        asked = None if self.batch_size == "auto" else self.batch_size
+        size = kind.batch_size(asked, self._cache_directory("batch_sizes"))
         placement = Placement(self.channels_last, self.compile)
         known = process_ahead.take(assignment.key)
         if known is None and memory is not None:
             known = memory.recall(name, fingerprints, assignment.indices, unknown=self.processes)
-        group = self._start_group(assignment, coming, size) if known is None else None
+        group = self._start_group(assignment, coming, kind, size) if known is None else None
         feed = Feed(reader, size, self.num_workers, pin_memory=self._device.type == "cuda")
         keep = self.bootstrap > 0 or memory is not None or known is not None
         module = TaskModule(assignment, feed, placement, keep, known, group)
@@ -240,25 +232,21 @@ class Runner:
             raise
         if memory is not None and module.rows is not None:
             memory.keep(name, fingerprints, module.rows)
+        module.forget()
         if group is not None:
             group.finish(process_ahead)
         return result
 
-    def _start_group(self, assignment: Assignment, coming: Iterable[nn.Module], size: BatchSize) -> GroupPass | None:
-        """Who goes along with a model; None where nobody does, and nothing is to be measured."""
-        most = _MOST if self.group == "auto" else self.group
+    def _start_group(
+        self, assignment: Assignment, coming: Iterable[nn.Module], kind: Kind, size: BatchSize
+    ) -> GroupPass | None:
+        """Who goes along with a model; None where nobody may."""
         alone = self.processes > 1 or self.compile or type(self._trainer.precision_plugin) not in _PRECISIONS
-        if not coming or assignment.key is None or alone or not size.settled or most == "off":
+        if not coming or assignment.key is None or alone or not size.settled or self.group == "off":
             return None
-        task, subject, samples = assignment.task, assignment.subject, min(size.size, len(assignment.indices))
-        choice = _choices.setdefault((self._kind(task, subject), samples), Choice(samples))
-        if not choice.measured:
-            return GroupPass(assignment, choice, [])
         admission = Admission(assignment, self._settings, self._disk_store, share=self.resident != "off")
-        members = admission.members(coming, choice.room(subject.model, most) - 1)
-        if not members or choice.is_faster(len(members) + 1) is False:
-            return None
-        return GroupPass(assignment, choice, members)
+        choice = kind.choice(min(size.size, len(assignment.indices)))
+        return admission.start(coming, choice, _MOST if self.group == "auto" else self.group)
 
     def _open(self, assignment: Assignment, selected: np.ndarray) -> Reader:
         """What reads the selected samples, on all ranks or on none."""
@@ -277,27 +265,6 @@ class Runner:
         raise_together(error)
         assert reader is not None
         return reader
-
-    def _size(self, task: Task, subject: Subject) -> BatchSize:
-        """The batch size of the model for this kind of task, as far as it is known."""
-        device, key = self._device, self._kind(task, subject)
-        asked = None if self.batch_size == "auto" else self.batch_size
-        directory = self._cache_directory("batch_sizes")
-        memory = None if directory is None else directory / f"{key}.json"
-        if (asked, key, memory) not in _sizes:
-            _sizes[asked, key, memory] = BatchSize(asked, device, memory)
-        return _sizes[asked, key, memory]
-
-    def _kind(self, task: Task, subject: Subject) -> str:
-        """All that times depend on, but for the data."""
-        device = self._device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-        return fingerprint_config(
-            describe_architecture(subject.backbone),
-            type(task).__qualname__,
-            [device.type, name, torch.get_num_threads()],
-            [str(self._trainer.precision), self.channels_last, self.compile],
-        )
 
     def _cache_directory(self, name: str) -> Path | None:
         return None if self.cache is None or self.cache.mode != "disk" else self.cache.directory / name

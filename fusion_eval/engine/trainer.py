@@ -69,8 +69,12 @@ def _cpu_trainer() -> pl.Trainer:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning without its advice on training, which does not apply here."""
+    """Lightning without its advice on training, which does not apply here.
+
+    A level is set where it is another one: that makes all loggers of a process forget theirs, which takes its time.
+    """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    loggers = [logger for logger in loggers if logger.level != logging.ERROR]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

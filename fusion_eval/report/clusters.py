@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Groups", "count_units", "enlargement", "resampled_indices", "unit_totals"]
+__all__ = ["Groups", "count_units", "enlargement", "resampled_indices", "resampled_weights", "unit_totals"]
 
 Groups = npt.NDArray[Any]
 """Shape `(n,)`: samples with equal entries belong together."""
@@ -66,6 +66,19 @@ def resampled_indices(
     members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
     for _ in range(resamples):
         yield np.concatenate([members[unit] for unit in generator.integers(len(members), size=len(members))])
+
+
+def resampled_weights(
+    n: int, groups: Groups | None, resamples: int, generator: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """The same resamples, as how often each sample is in them: shape `(resamples, n)`.
+
+    Example:
+        >>> resampled_weights(3, np.array(["a", "b", "a"]), 1, np.random.default_rng(0))
+        array([[0, 2, 0]])
+    """
+    drawn = resampled_indices(n, groups, resamples, generator)
+    return np.stack([np.bincount(indices, minlength=n) for indices in drawn])
 
 
 def enlargement(units: int) -> float:

@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion_eval.report.clusters import Groups, count_units, enlargement, resampled_indices, unit_totals
+from fusion_eval.report.clusters import (
+    Groups,
+    count_units,
+    enlargement,
+    resampled_indices,
+    resampled_weights,
+    unit_totals,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = [
     "Estimate",
@@ -20,10 +27,11 @@ __all__ = [
     "paired_bootstrap_means",
     "standard_deviation",
     "standard_error_of_mean",
+    "weighted_bootstrap_errors",
 ]
 
 _CHUNK = 4_000_000
-"""Multinomial counts held in memory at once (int64: 32 MB)."""
+"""Counts of resampled samples held in memory at once (int64: 32 MB)."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +118,55 @@ def bootstrap_standard_error(
         >>> 0.05 < error < 0.1
         True
     """
-    units = count_units(n, groups)
-    if units < 2:
+    if count_units(n, groups) < 2:
         return None
     generator = np.random.default_rng(seed)
     replicates = [statistic(indices) for indices in resampled_indices(n, groups, resamples, generator)]
+    return _spread(replicates, n, groups)
+
+
+def weighted_bootstrap_errors(
+    statistics: Mapping[str, Callable[[npt.NDArray[np.int64]], npt.ArrayLike]],
+    n: int,
+    resamples: int = 200,
+    seed: int = 0,
+    groups: Groups | None = None,
+) -> dict[str, float | None]:
+    """Standard errors of statistics that many resamples are handed to at once: see `bootstrap_standard_error`.
+
+    Args:
+        statistics: Each takes how often each sample counts in each resample, int64 of shape `(r, n)`, and returns its
+            value for each, shape `(r,)`.
+        n: As there.
+        resamples: As there.
+        seed: As there: the resamples are the same ones, for all statistics.
+        groups: As there.
+
+    Returns:
+        Name to error; none of them where nothing can be resampled.
+
+    Example:
+        >>> heights = np.array([1.6, 1.7, 1.8, 1.9])
+        >>> errors = weighted_bootstrap_errors({"mean": lambda weights: weights @ heights / 4}, n=4)
+        >>> 0.05 < errors["mean"] < 0.1
+        True
+    """
+    if not statistics or count_units(n, groups) < 2:
+        return dict.fromkeys(statistics)
+    generator = np.random.default_rng(seed)
+    replicates: dict[str, list[float]] = {name: [] for name in statistics}
+    chunk = max(1, _CHUNK // n)
+    for start in range(0, resamples, chunk):
+        weights = resampled_weights(n, groups, min(chunk, resamples - start), generator)
+        for name, statistic in statistics.items():
+            replicates[name].extend(np.asarray(statistic(weights)))
+    return {name: _spread(values, n, groups) for name, values in replicates.items()}
+
+
+def _spread(replicates: list[float], n: int, groups: Groups | None) -> float | None:
+    """What a bootstrap makes of the values of a statistic on its resamples."""
     deviation = standard_deviation(np.array(replicates, dtype=np.float64))
-    return None if deviation is None else deviation * enlargement(units)
+    return None if deviation is None else deviation * enlargement(count_units(n, groups))
 
 
 def paired_bootstrap_means(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from fusion_eval.engine import Runner, SampleMemory
+from fusion_eval.engine.trainer import quiet
 from fusion_eval.errors import ConfigError, FusionEvalError, suggest
 from fusion_eval.report import Report, TaskFailure, TaskResult
 from fusion_eval.taskpool.base import BaseTaskPool
@@ -101,21 +102,22 @@ class TaskPool(BaseTaskPool):
         runner = runner or Runner()
         results: dict[str, TaskResult] = {}
         failures: dict[str, TaskFailure] = {}
-        for name, task in self.tasks.items():
-            try:
-                results[name] = outcome = runner.run(name, task, model, label, memory=memory, coming=coming)
-            except Exception as error:
-                failures[name] = failure = TaskFailure.from_exception(error)
+        with quiet():  # once for all tasks
+            for name, task in self.tasks.items():
+                try:
+                    results[name] = outcome = runner.run(name, task, model, label, memory=memory, coming=coming)
+                except Exception as error:
+                    failures[name] = failure = TaskFailure.from_exception(error)
+                    if on_result is not None:
+                        on_result(name, failure)
+                    if on_error == "record":
+                        continue
+                    if isinstance(error, FusionEvalError):
+                        raise type(error)(f"task {name!r}: {error}") from error
+                    raise
                 if on_result is not None:
-                    on_result(name, failure)
-                if on_error == "record":
-                    continue
-                if isinstance(error, FusionEvalError):
-                    raise type(error)(f"task {name!r}: {error}") from error
-                raise
-            if on_result is not None:
-                on_result(name, outcome)
-            runner.show(outcome)
+                    on_result(name, outcome)
+                runner.show(outcome)
         return Report(results, failures)
 
     def evaluate_group(self, models: Sequence[nn.Module], runner: Runner | None = None) -> list[Report]:

@@ -10,6 +10,8 @@ from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassCalibrationError, MulticlassConfusionMatrix
 
+from fusion_eval.tasks.weighted import Weighted, totals
+
 __all__ = ["BalancedAccuracy", "CalibrationError", "CrossEntropy", "TopKAccuracy", "target_rank"]
 
 
@@ -86,9 +88,25 @@ class BalancedAccuracy(MulticlassConfusionMatrix):
 
     def compute(self) -> Tensor:
         """The mean over the classes seen so far."""
-        support = self.confmat.sum(dim=1)
-        recall = self.confmat.diag() / support
-        return recall[support > 0].mean()
+        return _mean_recall(self.confmat.diag(), self.confmat.sum(dim=1))
+
+    def weighted(self, logits: Tensor, target: Tensor) -> Weighted | None:
+        """See `fusion_eval.tasks.weighted`."""
+        if self.ignore_index is not None or logits.ndim != 2:
+            return None
+        hits = logits.argmax(dim=1) == target
+
+        def of(weights: Tensor) -> Tensor:
+            by_class = (totals(part, target, self.num_classes) for part in (weights * hits, weights))
+            return _mean_recall(*by_class)
+
+        return of
+
+
+def _mean_recall(hits: Tensor, support: Tensor) -> Tensor:
+    """Of classes that have samples; both of shape `(..., c)`."""
+    recall = torch.where(support > 0, hits / support, 0)
+    return recall.sum(dim=-1) / (support > 0).sum(dim=-1)
 
 
 class CrossEntropy(Metric):
@@ -143,3 +161,22 @@ class CalibrationError(MulticlassCalibrationError):
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Add a batch: `logits` of shape `(n, c)`, integer `target` of shape `(n,)`."""
         super().update(logits.float().softmax(dim=-1), target)
+
+    def weighted(self, logits: Tensor, target: Tensor) -> Weighted | None:
+        """See `fusion_eval.tasks.weighted`."""
+        if self.ignore_index is not None or logits.ndim != 2:
+            return None
+        confidence, predicted = logits.float().softmax(dim=-1).max(dim=-1)
+        edges = torch.linspace(0, 1, self.n_bins + 1, device=confidence.device)
+        bins = torch.bucketize(confidence, edges, right=True) - 1  # a confidence of 1 has one for itself
+        surplus = confidence.double() - (predicted == target).double()
+
+        def of(weights: Tensor) -> Tensor:
+            count = totals(weights, bins, self.n_bins + 1)
+            gaps = totals(weights * surplus, bins, self.n_bins + 1).abs() / count.clamp(min=1)
+            if self.norm == "max":
+                return gaps.amax(dim=-1)
+            share = count / count.sum(dim=-1, keepdim=True)
+            return (gaps * share).sum(dim=-1) if self.norm == "l1" else (gaps**2 * share).sum(dim=-1).sqrt()
+
+        return of

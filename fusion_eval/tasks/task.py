@@ -107,8 +107,8 @@ class Task(ABC):
         metrics = {}
         for name, factory in self.metrics.items():
             try:
-                taken = inspect.signature(factory).parameters if known else {}
-                metric = _plain(factory)(**{key: value for key, value in known.items() if key in taken})
+                make = _plain(factory)
+                metric = make(**{key: value for key, value in known.items() if _takes(make, key)})
             except (TypeError, ValueError) as error:
                 raise TaskError(f"metrics.{name}: {error}") from error
             if not isinstance(metric, Metric):
@@ -153,3 +153,16 @@ def _plain(factory: MetricFactory) -> MetricFactory:
     if isinstance(factory, functools.partial):
         return functools.partial(factory.func, *factory.args, **factory.keywords)
     return factory
+
+
+def _takes(factory: MetricFactory, name: str) -> bool:
+    """Whether a factory has a parameter of this name that is not given by position already."""
+    made, given = (factory.func, len(factory.args)) if isinstance(factory, functools.partial) else (factory, 0)
+    names = _class_parameters(made) if isinstance(made, type) else tuple(inspect.signature(made).parameters)
+    return name in names[given:]
+
+
+@functools.lru_cache(maxsize=256)
+def _class_parameters(factory: type) -> tuple[str, ...]:
+    """Of its constructor, in order; a metric is made for every task of every model."""
+    return tuple(inspect.signature(factory).parameters)

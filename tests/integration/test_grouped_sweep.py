@@ -10,6 +10,7 @@ import pytest
 
 from fusion_eval import build, compose, lookahead
 from fusion_eval.engine import ahead, group, members
+from fusion_eval.engine import kind as kind_module
 from fusion_eval.engine import runner as runner_module
 from fusion_eval.engine.store import ResultStore
 from fusion_eval.errors import FusionEvalError
@@ -54,7 +55,7 @@ def start(monkeypatch):
         for module in (runner_module, members):
             monkeypatch.setattr(module, "process_store", store)
             monkeypatch.setattr(module, "process_ahead", rows)
-        monkeypatch.setattr(runner_module, "_choices", {})
+        monkeypatch.setattr(kind_module, "_choices", {})
         monkeypatch.setattr(lookahead, "_sweep", [])
         lookahead.expect_jobs(compose, [[*job, *settings] for job in jobs])
 

@@ -13,7 +13,7 @@ from fusion_eval.engine.store import ResultStore
 from fusion_eval.errors import ConfigError
 from fusion_eval.merging import Average
 from fusion_eval.models import ModelPool
-from fusion_eval.reuse import build_once, references_once
+from fusion_eval.reuse import build_once, references_once, runner_once
 from fusion_eval.selection import tasks_on_split
 from fusion_eval.taskpool import TaskPool
 
@@ -34,6 +34,15 @@ def test_equal_configs_are_built_once_and_others_anew():
     assert other.tasks["mnist"].data.split == "val"
     assert build_once(compose([*TASKS]).taskpool, "taskpool") == first
     assert list(build_once(compose(["seed=1"]).taskpool, "taskpool").tasks) != list(first.tasks)
+
+
+def test_a_trainer_serves_the_next_job_unless_something_in_it_is_for_one_job(tmp_path):
+    first = runner_once(compose().runner)
+    assert runner_once(compose(["model=average"]).runner) is first
+    other = runner_once(compose(["precision=64-true"]).runner)
+    assert other is not first
+    logged = ["logger=csv", f"trainer.logger.save_dir={tmp_path}"]
+    assert runner_once(compose(logged).runner) is not runner_once(compose(logged).runner)
 
 
 def test_a_missing_value_is_refused_as_ever():

@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from fusion_eval import Classification, Runner
 from fusion_eval.data import DataCache, DataSource, TensorSamples
 from fusion_eval.engine import batch_size
+from fusion_eval.engine import kind as kind_module
 from fusion_eval.engine import runner as runner_module
 from fusion_eval.engine.batch_size import BatchSize, is_out_of_memory
 from fusion_eval.engine.store import ResultStore
@@ -59,7 +60,7 @@ TASK = Classification(Clouds(), {"accuracy": partial(MulticlassAccuracy, average
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch):
     monkeypatch.setattr(runner_module, "process_store", ResultStore())
-    monkeypatch.setattr(runner_module, "_sizes", {})
+    monkeypatch.setattr(kind_module, "_sizes", {})
     Greedy.seen.clear()
 
 

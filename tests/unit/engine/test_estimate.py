@@ -12,7 +12,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from fusion_eval.data import Arrays
 from fusion_eval.engine.estimate import estimate_metrics
 from fusion_eval.errors import TaskError
-from fusion_eval.tasks import CalibrationError, Classification, CrossEntropy
+from fusion_eval.report import statistics
+from fusion_eval.tasks import BalancedAccuracy, CalibrationError, Classification, CrossEntropy
 from fusion_eval.tasks.metrics import target_rank
 
 N, CLASSES = 300, 5
@@ -75,8 +76,8 @@ def test_the_number_of_threads_is_restored_also_after_an_error():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with pytest.raises(IndexError):
-            estimate(["f1"], outputs=LOGITS[:10])  # too few for the resamples of 300 targets
+        with pytest.raises(RuntimeError, match="size of tensor"):
+            estimate(["f1"], outputs=LOGITS[:10])  # too few for 300 targets
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
@@ -87,6 +88,52 @@ def test_without_resamples_only_means_have_errors(resamples):
     values, errors = estimate(["accuracy", "f1"], resamples=resamples)
     assert values.keys() == {"accuracy", "f1"}
     assert errors.keys() == {"accuracy"}
+
+
+class UpdatedF1(MulticlassF1Score):
+    """No form of its own, so that it is updated with each resample, as torchmetrics has it."""
+
+
+class UpdatedError(CalibrationError):
+    """Likewise."""
+
+
+class UpdatedBalancedAccuracy(BalancedAccuracy):
+    """Likewise."""
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(N) % 17])
+def test_resamples_at_once_give_the_errors_of_resamples_one_by_one(groups, monkeypatch):
+    monkeypatch.setattr(statistics, "_CHUNK", 7 * N)  # 30 resamples come in five pieces
+    columns = COLUMNS if groups is None else {**COLUMNS, "group": groups}
+    metrics = {
+        "f1": (MulticlassF1Score(CLASSES, average="macro"), UpdatedF1(CLASSES, average="macro")),
+        "balanced": (BalancedAccuracy(CLASSES), UpdatedBalancedAccuracy(CLASSES)),
+        "ece": (CalibrationError(CLASSES), UpdatedError(CLASSES)),
+    }
+    errors = []
+    for chosen in ({name: pair[way] for name, pair in metrics.items()} for way in (0, 1)):
+        for metric in chosen.values():
+            metric.update(LOGITS, TARGETS)
+        logged = {name: float(metric.compute()) for name, metric in chosen.items()}
+        task = Classification(Arrays("unused.npz"), dict.fromkeys(chosen, CrossEntropy))
+        updates = LOGITS.numpy(), TARGETS.numpy()
+        errors.append(estimate_metrics(task, chosen, logged, columns, updates, 30, seed=3)[1])
+    at_once, one_by_one = errors
+    assert list(at_once) == ["f1", "balanced", "ece"]
+    assert at_once["f1"] == one_by_one["f1"]
+    assert at_once == pytest.approx(one_by_one, rel=1e-5)
+
+
+class Wrong(MulticlassF1Score):
+    def weighted(self, outputs, targets):
+        return lambda weights: weights.sum(dim=1) / 1000
+
+
+def test_a_form_that_contradicts_its_metric_is_refused(monkeypatch):
+    monkeypatch.setitem(FACTORIES, "f1", partial(Wrong, num_classes=CLASSES))
+    with pytest.raises(TaskError, match=r"f1: logged 0\.\d+, but its weighted form gives 0\.3"):
+        estimate(["f1"])
 
 
 def test_values_are_plain_floats():

@@ -19,6 +19,7 @@ from fusion_eval.data import Arrays, CheckpointProcessor, DataCache, ImageFolder
 from fusion_eval.data import processor as checkpoint
 from fusion_eval.data.prepared import cache
 from fusion_eval.engine import access, placement, prepare
+from fusion_eval.engine import kind as kind_module
 from fusion_eval.engine import runner as runner_module
 from fusion_eval.engine.store import ResultStore
 from fusion_eval.errors import ConfigError, DataError, TaskError
@@ -78,7 +79,7 @@ def task(images):
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch):
     monkeypatch.setattr(runner_module, "process_store", ResultStore())
-    monkeypatch.setattr(runner_module, "_sizes", {})
+    monkeypatch.setattr(kind_module, "_sizes", {})
     monkeypatch.setattr(access, "_on_device", type(access._on_device)())
     monkeypatch.setattr(placement, "_copied", {})
     monkeypatch.setattr(cache, "_memory", cache.Memory())

@@ -17,6 +17,7 @@ from fusion_eval import Classification, MergedModel
 from fusion_eval.data import DataSource, TensorSamples
 from fusion_eval.engine.fingerprint import fingerprint_config
 from fusion_eval.engine.key import dependencies
+from fusion_eval.engine.subject import Subject
 from fusion_eval.tasks import CrossEntropy
 
 FINGERPRINTS = {"weights": "a", "head": "b", "data": "c"}
@@ -40,7 +41,12 @@ def key(model=None, head=None, data=Points(), metrics=None, indices=range(4), se
     task = Classification(data, metrics or {"loss": CrossEntropy})
     model = nn.Linear(2, 2) if model is None else model
     found = dependencies(
-        FINGERPRINTS | fingerprints, task, model, head, data.load(), np.array(indices, dtype=np.int64), settings
+        FINGERPRINTS | fingerprints,
+        task,
+        Subject(model, head),
+        data.load(),
+        np.array(indices, dtype=np.int64),
+        settings,
     )
     return found and fingerprint_config(json.loads(json.dumps(found)))
 

@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from fusion_eval import Classification, Runner, TaskPool
 from fusion_eval.data import DataSource, Embedded, TensorSamples
 from fusion_eval.engine import ahead, group, members
+from fusion_eval.engine import kind as kind_module
 from fusion_eval.engine import runner as runner_module
 from fusion_eval.engine.sample_memory import SampleRows
 from fusion_eval.engine.stack import OutputBytes, Stack, of_model
@@ -159,7 +160,7 @@ def forget(monkeypatch):
         for module in (runner_module, members):
             monkeypatch.setattr(module, "process_store", store)
             monkeypatch.setattr(module, "process_ahead", rows)
-        monkeypatch.setattr(runner_module, "_choices", {})
+        monkeypatch.setattr(kind_module, "_choices", {})
 
     fresh()
     return fresh
@@ -256,9 +257,9 @@ def test_the_embedded_encoder_with_heads(forget, always, stacked):
 
 
 def forget_results(forget):
-    choices = runner_module._choices
+    choices = kind_module._choices
     forget()
-    runner_module._choices.update(choices)
+    kind_module._choices.update(choices)
 
 
 def test_only_what_is_faster_is_done(monkeypatch, stacked):

@@ -229,6 +229,15 @@ def test_a_model_is_let_go_when_it_was_evaluated_though_the_runner_stays():
     assert held() is None
 
 
+def test_samples_are_let_go_with_their_result_though_the_runner_stays(forget):
+    runner = Runner()
+    result = runner.run("clouds", task(), linear())
+    held = weakref.ref(result.samples["loss"])
+    forget()
+    del result
+    assert held() is None
+
+
 def test_a_class_defined_again_under_the_same_name_is_run_again():
     def define(sign):
         class Signed(nn.Linear):

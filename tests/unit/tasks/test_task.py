@@ -63,3 +63,30 @@ def test_settings_tell_tasks_apart_by_all_but_data_and_head():
     ]
     assert task.settings() == same.settings()
     assert all(task.settings() != other.settings() for other in others)
+
+
+def six_classes():
+    return MulticlassAccuracy(6)
+
+
+class Factory:
+    __hash__ = None
+
+    def __call__(self, num_classes):
+        return MulticlassAccuracy(num_classes)
+
+
+@pytest.mark.parametrize(
+    ("factory", "classes"),
+    [
+        (MulticlassAccuracy, 4),
+        (partial(MulticlassAccuracy, average="micro"), 4),
+        (partial(MulticlassAccuracy, num_classes=5), 4),  # the task knows better
+        (partial(MulticlassAccuracy, 5), 5),
+        (six_classes, 6),
+        (Factory(), 4),
+    ],
+)
+def test_a_factory_gets_what_it_takes(factory, classes):
+    task = Classification(DATA, {"accuracy": factory})
+    assert task.fresh_metrics(num_classes=4, other=1)["accuracy"].num_classes == classes
