@@ -16,6 +16,7 @@ from fusion_eval.answers import Answer, remember
 from fusion_eval.command import is_first_process
 from fusion_eval.config import build, recorded
 from fusion_eval.errors import ConfigError, FusionEvalError
+from fusion_eval.importing import uncollected_imports
 from fusion_eval.lookahead import merged_ahead, models_to_come
 from fusion_eval.reuse import build_once, references_once
 
@@ -66,8 +67,10 @@ def evaluate(cfg: DictConfig, directory: Path, sweep: bool = False) -> float | N
 
 def _evaluate(cfg: DictConfig, directory: Path) -> float | None:
     """As `evaluate`, of a job of which nothing is known."""
-    began, pool, models = time.time(), _pool(cfg), build_once(cfg.modelpool, "modelpool")
-    method, runner = build(cfg.model, "model"), build(cfg.runner, "runner")
+    began = time.time()
+    with uncollected_imports():
+        pool, models = _pool(cfg), build_once(cfg.modelpool, "modelpool")
+        method, runner = build(cfg.model, "model"), build(cfg.runner, "runner")
     if cfg.audit == "only":
         _print_audit(models, method)
         return None
