@@ -68,9 +68,7 @@ def evaluate(cfg: DictConfig, directory: Path, sweep: bool = False) -> float | N
 def _evaluate(cfg: DictConfig, directory: Path) -> float | None:
     """As `evaluate`, of a job of which nothing is known."""
     began = time.time()
-    with uncollected_imports():
-        pool, models = _pool(cfg), build_once(cfg.modelpool, "modelpool")
-        method, runner = build(cfg.model, "model"), build(cfg.runner, "runner")
+    pool, models, method, runner = _built(cfg)
     if cfg.audit == "only":
         _print_audit(models, method)
         return None
@@ -144,6 +142,13 @@ def _evaluate(cfg: DictConfig, directory: Path) -> float | None:
             *(cfg, pool, models, method, runner, began),
         )
     return value
+
+
+def _built(cfg: DictConfig) -> tuple[Any, Any, Any, Any]:
+    """Task pool, model pool, merging method and runner, for which the packages are imported."""
+    with uncollected_imports():
+        pool, models = _pool(cfg), build_once(cfg.modelpool, "modelpool")
+        return pool, models, build(cfg.model, "model"), build(cfg.runner, "runner")
 
 
 def _pool(cfg: DictConfig) -> Any:
