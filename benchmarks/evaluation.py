@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+import start_up
 import torch
 from clip_and_images import ARCHITECTURES, make_clip, make_images
 from evaluate_once import COUNTS, TA8
@@ -126,9 +127,12 @@ def rows(bench: Bench, merges: int) -> list[tuple[str, str, str, str]]:
     table.append(("    of them evaluated to the end", "", f"{finished:.0f}", ""))
     for what, aim in (("ms a batch", "1"), ("ms a task", "10")):
         table.append(("(f) over the bare loop, embedded pool", "", f"{s('our_overhead', what):.2f} {what}", aim))
-    table.append(
-        ("(g) fusion-eval limit=1, whole process", f"{s('start-up', 'seconds'):.2f} s", "", "5 + import torch")
-    )
+    for key, what, aim in (
+        ("first forward", "(g) fusion-eval, to the first forward", "5"),
+        ("import torch", "    import torch alone", ""),
+        ("whole", "(g) fusion-eval, one sample a task, whole process", ""),
+    ):
+        table.append((what, f"{s('start-up', key):.2f} s", "", aim))
     for tool in ("ours", "fusion_bench", "bare"):
         for precision in ("32-true", bf16):
             if (megabytes := s(tool, "MB", precision)) is not None:
@@ -157,14 +161,6 @@ def gpu_rows(bench: Bench, architecture: str, images: int) -> list[tuple[str, st
 
 def _row(what: str, one: float, other: float, unit: str, aim: str) -> tuple[str, str, str, str]:
     return what, f"{one:.2f} s", f"{one / other:.2f} {unit}", aim
-
-
-def start_up(bench: Bench) -> None:
-    """The command on one sample a task, from its start to its end; once before, so that files are in the page cache."""
-    command = [str(Path(sys.executable).with_name("fusion-eval")), "limit=1", "references=false", "audit=false"]
-    place = [f"hydra.run.dir={bench.folder / 'run'}", "store=off", "progress=false"]
-    figures = [run_measured([*command, *place], bench.environment, bench.folder / "log.txt").seconds for _ in range(3)]
-    bench.found["start-up", "32-true"] = {"seconds": min(figures[1:])}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -233,7 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             bench.measure(["our_pipeline", "fusion_bench_pipeline"], data=loaded)
             bench.measure(["our_heads", "fusion_bench_heads", "our_racing"], rounds=1)
             bench.measure(["our_overhead"])
-            start_up(bench)
+            seconds = {what: wall for what, (wall, _) in start_up.measure(bench.folder, environment, rounds=3).items()}
+            bench.found["start-up", "32-true"] = seconds
             table = rows(bench, chosen.merges)
 
     title = f"CLIP {chosen.model}, {images} images, {device}, {chosen.threads} threads, medians of {chosen.rounds}"

@@ -8,6 +8,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 import hydra
+import hydra._internal.hydra
 import hydra._internal.utils
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -19,6 +20,7 @@ from fusion_eval.command import ending_well
 from fusion_eval.errors import ConfigError
 from fusion_eval.evaluation import evaluate
 from fusion_eval.help import help_text
+from fusion_eval.run_loader import RunLoader
 from fusion_eval.selection import on_selection_split
 from fusion_eval.sweeper import conclude_sweep, run_or_record
 
@@ -28,6 +30,7 @@ __all__ = ["main"]
 def main() -> None:
     """The console script."""
     hydra._internal.utils.run_and_report = lambda func: func()  # it prints errors and exits; here that is `ending_well`
+    hydra._internal.hydra.ConfigLoaderImpl = RunLoader  # type: ignore[attr-defined]
     with ending_well("fusion-eval", HydraException, OmegaConfBaseException):
         if sys.argv[1:] in (["--help"], ["-h"]):
             print(help_text())

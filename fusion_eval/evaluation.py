@@ -15,6 +15,7 @@ from fusion_eval.answers import Answer, remember
 from fusion_eval.command import is_first_process
 from fusion_eval.config import build, recorded
 from fusion_eval.errors import ConfigError, FusionEvalError
+from fusion_eval.importing import uncollected_imports
 from fusion_eval.job import Job
 from fusion_eval.lookahead import merged_ahead
 from fusion_eval.reuse import build_once, runner_once
@@ -65,8 +66,8 @@ def evaluate(cfg: DictConfig, directory: Path, sweep: bool = False) -> float | N
 
 def _evaluate(cfg: DictConfig, directory: Path) -> float | None:
     """As `evaluate`, of a job of which nothing is known."""
-    began, pool, models = time.time(), _pool(cfg), build_once(cfg.modelpool, "modelpool")
-    method, runner = build(cfg.model, "model"), runner_once(cfg.runner)
+    began = time.time()
+    pool, models, method, runner = _built(cfg)
     if cfg.audit == "only":
         _print_audit(models, method)
         return None
@@ -96,6 +97,13 @@ def _evaluate(cfg: DictConfig, directory: Path) -> float | None:
             *(cfg, pool, models, method, runner, began),
         )
     return value
+
+
+def _built(cfg: DictConfig) -> tuple[Any, Any, Any, Any]:
+    """Task pool, model pool, merging method and runner, for which the packages are imported."""
+    with uncollected_imports():
+        pool, models = _pool(cfg), build_once(cfg.modelpool, "modelpool")
+        return pool, models, build(cfg.model, "model"), runner_once(cfg.runner)
 
 
 def _write_dropped(writer: ReportWriter, messages: Sequence[str], race: Mapping[str, Any]) -> float:

@@ -28,6 +28,7 @@ from fusion_eval.command import ending_well, is_first_process, writable_director
 from fusion_eval.config import build, recorded
 from fusion_eval.errors import ConfigError, FusionEvalError
 from fusion_eval.evaluation import refuse_objective
+from fusion_eval.importing import uncollected_imports
 from fusion_eval.lookahead import begin_job, expect_jobs
 from fusion_eval.selection import on_selection_split
 from fusion_eval.stamps import file_identity
@@ -134,7 +135,9 @@ def refuse_sweep(config: DictConfig) -> None:
         )
     on_selection_split(config)
     if config.objective is not None and not _sweeps_tasks(config):  # else each job looks for itself
-        refuse_objective(config, build(config.taskpool, "taskpool"))
+        with uncollected_imports():
+            pool = build(config.taskpool, "taskpool")
+        refuse_objective(config, pool)
 
 
 def _sweeps_tasks(config: DictConfig) -> bool:

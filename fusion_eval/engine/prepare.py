@@ -7,11 +7,12 @@ import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
-from fusion_eval.data import Samples, TensorSamples
+from fusion_eval.data import DataCache, Embedded, Samples, TensorSamples
 from fusion_eval.data.transform import TransformedSamples
 from fusion_eval.engine.code import UndescribableError, code_versions
 from fusion_eval.engine.fingerprint import remember_digest
@@ -29,7 +30,9 @@ _heads: Shared[nn.Module] = Shared(limit=256)
 _digests: dict[str, str] = {}
 
 
-def prepare(name: str, task: Task, model: nn.Module, share: bool = True) -> tuple[Kept[Samples], nn.Module | None]:
+def prepare(
+    name: str, task: Task, model: nn.Module, share: bool = True, cache: DataCache | None = None
+) -> tuple[Kept[Samples], nn.Module | None]:
     """Load data and head, on all ranks or on none.
 
     Args:
@@ -37,6 +40,7 @@ def prepare(name: str, task: Task, model: nn.Module, share: bool = True) -> tupl
         task: The task.
         model: The model, which may bring heads along.
         share: Whether what another task or job of this process has loaded will do, if the files are as they were.
+        cache: Where embedded data that was built by another process may be; None: nowhere.
 
     Raises:
         FusionEvalError: the task holds no samples, or wants a head that the model does not bring.
@@ -44,7 +48,7 @@ def prepare(name: str, task: Task, model: nn.Module, share: bool = True) -> tupl
     prepared: tuple[Kept[Samples], nn.Module | None] | None = None
     error: Exception | None = None
     try:
-        prepared = load_samples(task, share), find_head(name, task, model, share)
+        prepared = load_samples(task, share, cache), find_head(name, task, model, share)
     except Exception as raised:
         error = raised
     raise_together(error)
@@ -82,17 +86,19 @@ def fingerprint_samples(kept: Kept[Samples], directory: Path | None) -> str:
     return _digests[key]
 
 
-def load_samples(task: Task, share: bool) -> Kept[Samples]:
+def load_samples(task: Task, share: bool, cache: DataCache | None = None) -> Kept[Samples]:
     """The samples of a task, and which files they are from.
 
     Args:
         task: The task.
         share: As `prepare` takes it.
+        cache: Likewise.
 
     Raises:
         FusionEvalError: they cannot be loaded, or there are none.
     """
-    kept = _samples.get(task.data, task.data.load) if share else Kept(task.data.load())
+    load = partial(task.data.load, cache) if type(task.data) is Embedded else task.data.load
+    kept = _samples.get(task.data, load) if share else Kept(load())
     if len(kept.thing) == 0:
         raise TaskError(f"{task.data} holds no samples")
     return kept

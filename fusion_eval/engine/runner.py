@@ -156,7 +156,7 @@ class Runner:
         """
         if isinstance(model, MergedModel):
             model.adapt(task.model_key(name))
-        kept, head = prepare(name, task, model, share=self.resident != "off")
+        kept, head = prepare(name, task, model, self.resident != "off", self.cache)
         samples, subject = kept.thing, Subject(model, head)
         selected = select(len(samples), self.limit, self.seed)
         indices = selected if indices is None else indices

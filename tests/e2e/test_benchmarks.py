@@ -7,6 +7,8 @@ import math
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,17 @@ def test_groups(tmp_path: Path) -> None:
     rows = json.loads(numbers.read_text())["rows"]
     assert [row["model"] for row in rows] == ["MLP", "embedded encoder", "tiny ViT"]
     assert all(row["difference"] < 1e-6 and min(row["off"], row["stacked"], row["auto"]) > 0 for row in rows)
+
+
+def test_start_up(tmp_path: Path, environment: dict[str, str], fusion_eval: Callable[..., object]) -> None:
+    """The encoder that notes its first forward is the encoder."""
+    environment["PYTHONPATH"] = str(BENCHMARKS)
+    stamped = ("modelpool.architecture._target_=stamped_encoder.StampedEncoder", "+modelpool.architecture.path=stamp")
+    started = time.time()
+    for name, arguments in (("plain", ()), ("stamped", stamped)):
+        fusion_eval("limit=20", "bootstrap=0", "references=false", "store=off", f"hydra.run.dir={name}", *arguments)
+    one, other = (json.loads((tmp_path / name / "report.json").read_text())["report"] for name in ("plain", "stamped"))
+    assert one == other
+    at, processor = json.loads((tmp_path / "stamp").read_text())
+    assert started < at < (tmp_path / "stamped" / "report.json").stat().st_mtime
+    assert processor > 0

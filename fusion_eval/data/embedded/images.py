@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 from fusion_eval.errors import DataError
 
-__all__ = ["SIDE", "GreyImages", "package_file"]
+__all__ = ["DIGITS", "SIDE", "GreyImages", "package_file"]
 
 SIDE = 32
 """Height and width of every embedded image, in pixels."""
+
+DIGITS = tuple("0123456789")
+"""Classes in the order of their target."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +26,11 @@ class GreyImages:
 
     Args:
         pixels: Shape `(n, 32, 32)`, uint8, 0 is black.
-        targets: Shape `(n,)`, int64, in `[0, len(class_names))`.
-        class_names: The classes in the order of their target.
+        targets: Shape `(n,)`, int64, in `[0, number of classes)`.
     """
 
     pixels: NDArray[np.uint8]
     targets: NDArray[np.int64]
-    class_names: tuple[str, ...]
 
 
 def package_file(package: str, path: str) -> Path:

@@ -33,5 +33,4 @@ def mnist(split: str) -> GreyImages:
     return GreyImages(
         pixels=np.pad(values[:, :-1].reshape(-1, 28, 28), ((0, 0), (margin, margin), (margin, margin))),
         targets=values[:, -1].astype(np.int64),
-        class_names=tuple("0123456789"),
     )

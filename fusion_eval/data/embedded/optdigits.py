@@ -26,5 +26,4 @@ def optdigits(split: str) -> GreyImages:
     return GreyImages(
         pixels=digits.repeat(block, axis=1).repeat(block, axis=2),
         targets=table[:, -1].astype(np.int64),
-        class_names=tuple("0123456789"),
     )

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from fusion_eval.data.embedded.images import SIDE, GreyImages, package_file
 
-__all__ = ["scripts"]
+__all__ = ["SCRIPTS", "scripts"]
 
 _FACES = (
     "DejaVuSans",
@@ -51,6 +51,9 @@ _SCRIPTS = {  # ISO 15924 code to class name: the twelve scripts of which DejaVu
     "Tfng": "Tifinagh",
     "Lisu": "Lisu",
 }
+SCRIPTS = tuple(_SCRIPTS.values())
+"""Classes in the order of their target."""
+
 _SHARES = {"train": (0.0, 0.65), "val": (0.65, 0.75), "test": (0.75, 1.0)}  # of the letters of each script
 _MOST = {"train": 800, "val": 50, "test": 111}  # samples of one script
 _FONT_SIZE = 22
@@ -65,7 +68,7 @@ def scripts(split: str) -> GreyImages:
         rounds = [glyph for face in zip_longest(*letters.values()) for glyph in face if glyph is not None]
         pixels += rounds[: _MOST[split]]
         targets += [target] * min(len(rounds), _MOST[split])
-    return GreyImages(np.stack(pixels), np.array(targets, dtype=np.int64), tuple(_SCRIPTS.values()))
+    return GreyImages(np.stack(pixels), np.array(targets, dtype=np.int64))
 
 
 def _letters(split: str) -> dict[str, dict[str, list[NDArray[np.uint8]]]]:

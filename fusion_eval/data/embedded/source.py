@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 import torch
 
-from fusion_eval.data.embedded.images import GreyImages
+from fusion_eval.data.embedded.images import DIGITS, GreyImages
+from fusion_eval.data.embedded.kept import kept_or_built
 from fusion_eval.data.embedded.mnist import mnist
 from fusion_eval.data.embedded.optdigits import optdigits
-from fusion_eval.data.embedded.scripts import scripts
-from fusion_eval.data.embedded.textures import textures
+from fusion_eval.data.embedded.scripts import SCRIPTS, scripts
+from fusion_eval.data.embedded.textures import PHOTOGRAPHS, textures
+from fusion_eval.data.prepared import DataCache
 from fusion_eval.data.source import DataSource, TensorSamples
 from fusion_eval.errors import ConfigError
 
 __all__ = ["DATA_SETS", "SPLITS", "Embedded"]
 
-DATA_SETS: dict[str, Callable[[str], GreyImages]] = {
-    "optdigits": optdigits,
-    "mnist": mnist,
-    "scripts": scripts,
-    "textures": textures,
+DATA_SETS: dict[str, tuple[Callable[[str], GreyImages], tuple[str, ...]]] = {
+    "optdigits": (optdigits, DIGITS),
+    "mnist": (mnist, DIGITS),
+    "scripts": (scripts, SCRIPTS),
+    "textures": (textures, PHOTOGRAPHS),
 }
-"""Name to the function that builds one split."""
+"""Name to the function that builds one split, and the classes."""
 
 SPLITS = ("train", "val", "test")
+
+_loaded: dict[Embedded, EmbeddedSamples] = {}
+"""What this process has loaded."""
 
 
 class EmbeddedSamples(TensorSamples):
@@ -66,8 +71,11 @@ class Embedded(DataSource):
             if value not in known:
                 raise ConfigError(f"Embedded: {field}={value!r} does not exist; choose one of {', '.join(known)}")
 
-    def load(self) -> EmbeddedSamples:
+    def load(self, cache: DataCache | None = None) -> EmbeddedSamples:
         """Build the split, once a process: later calls return the same object, so do not write into its tensors.
+
+        Args:
+            cache: Where other processes may have left what was built, if it is on disk; None: it is built.
 
         Returns:
             Inputs of shape `(n, 3, 32, 32)`, float32 in [-1, 1] (three equal channels), int64 targets, class names.
@@ -75,11 +83,11 @@ class Embedded(DataSource):
         Raises:
             DataError: the package that ships the data is not installed.
         """
-        return _load(self.name, self.split)
+        return _loaded.get(self) or _loaded.setdefault(self, self._load(cache or DataCache("off")))
 
-
-@cache
-def _load(name: str, split: str) -> EmbeddedSamples:
-    grey = DATA_SETS[name](split)
-    inputs = torch.from_numpy(grey.pixels).unsqueeze(1).expand(-1, 3, -1, -1) / 255
-    return EmbeddedSamples((inputs - 0.5) / 0.5, torch.from_numpy(grey.targets), grey.class_names)
+    def _load(self, cache: DataCache) -> EmbeddedSamples:
+        build, class_names = DATA_SETS[self.name]
+        grey = kept_or_built(self.name, self.split, build, cache)
+        levels = (torch.from_numpy(grey.pixels).unsqueeze(1) / 255 - 0.5) / 0.5
+        inputs = levels.expand(-1, 3, -1, -1).contiguous()
+        return EmbeddedSamples(inputs, torch.from_numpy(grey.targets), class_names)

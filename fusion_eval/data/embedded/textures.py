@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fusion_eval.data.embedded.images import SIDE, GreyImages, package_file
 
-__all__ = ["textures"]
+__all__ = ["PHOTOGRAPHS", "textures"]
 
 # Photograph to its file and the factor by which it is shrunk (the two largest show next to nothing in 32 pixels).
 _PHOTOGRAPHS = {
@@ -37,6 +37,8 @@ _PHOTOGRAPHS = {
     "retina": ("retina.jpg", 2),
     "rocket": ("rocket.jpg", 1),
 }
+PHOTOGRAPHS = tuple(_PHOTOGRAPHS)
+"""Classes in the order of their target."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def textures(split: str) -> GreyImages:
         evenly = np.linspace(0, len(patches) - 1, min(len(patches), _BANDS[split].most)).astype(int)
         pixels.append(patches[evenly])
         targets.append(np.full(len(evenly), target))
-    return GreyImages(np.concatenate(pixels), np.concatenate(targets).astype(np.int64), tuple(_PHOTOGRAPHS))
+    return GreyImages(np.concatenate(pixels), np.concatenate(targets).astype(np.int64))
 
 
 def _grey(file: str, shrink: int) -> NDArray[np.uint8]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +21,7 @@ from fusion_eval.data.prepared.leaves import UnstorableError
 from fusion_eval.data.prepared.room import Directory, Memory, Room, TooLargeError
 from fusion_eval.data.prepared.store import DamagedError, Store, open_store
 from fusion_eval.data.prepared.use import use
+from fusion_eval.data.prepared.versions import installed_versions
 from fusion_eval.data.source import Samples
 from fusion_eval.errors import ConfigError
 
@@ -96,14 +95,39 @@ class DataCache:
         Raises:
             Exception: whatever making an item raises.
         """
-        key = _key(identity, None if len(indices) == len(samples) else indices)
+        chosen = None if len(indices) == len(samples) else digest_content([indices])
+        return self._open(_key(identity, chosen), lambda: (samples, indices), advance)
+
+    def open_all(self, load: Callable[[], Samples], identity: object) -> Store | None:
+        """All items of samples that take long to load: they are loaded only where the items are not there.
+
+        Args:
+            load: Loads the samples.
+            identity: As for `open`.
+
+        Returns:
+            As `open`.
+
+        Raises:
+            Exception: whatever loading raises.
+        """
+
+        def items() -> tuple[Samples, np.ndarray]:
+            samples = load()
+            return samples, np.arange(len(samples))
+
+        return self._open(_key(identity, None), items, lambda done: None)
+
+    def _open(
+        self, key: str, items: Callable[[], tuple[Samples, np.ndarray]], advance: Callable[[int], None]
+    ) -> Store | None:
         if self.mode == "off" or (self, key) in _refused:
             return None
         try:
             if self.mode == "memory":
                 _memory.limit = self.max_gb * 1e9
-                return _memory.get_or_make(key, lambda room: build_in_memory(samples, indices, room, advance))
-            return self._open_on_disk(key, lambda made, room: build_on_disk(samples, indices, made, room, advance))
+                return _memory.get_or_make(key, lambda room: build_in_memory(*items(), room, advance))
+            return self._open_on_disk(key, lambda made, room: build_on_disk(*items(), made, room, advance))
         except UnstorableError as error:
             _log.info("samples are made anew each time: %s", error)
         except TooLargeError:
@@ -156,20 +180,9 @@ def _find(directory: Path) -> Store | None:
         return None
 
 
-def _key(identity: object, indices: np.ndarray | None) -> str:
-    chosen = None if indices is None else digest_content([indices])
-    described = json.dumps([_FORMAT, identity, _decoders(), chosen], sort_keys=True)
+def _key(identity: object, chosen: str | None) -> str:
+    described = json.dumps([_FORMAT, identity, installed_versions(*_DECODERS), chosen], sort_keys=True)
     return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
-
-
-@functools.cache
-def _decoders() -> dict[str, str]:
-    """The versions of those of `_DECODERS` that are installed."""
-    installed = {}
-    for package in _DECODERS:
-        with suppress(metadata.PackageNotFoundError):
-            installed[package] = metadata.version(package)
-    return installed
 
 
 @contextmanager
