@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,8 +31,11 @@ def for_each(work: Callable[[_Item], None], items: Sequence[_Item]) -> None:
 
     @torch.no_grad()  # of this thread; a new one would compute gradients
     def work_off() -> None:
-        for item in waiting:
-            work(item)
+        try:
+            for item in waiting:
+                work(item)
+        finally:
+            deque(waiting, maxlen=0)  # after an error nothing is left for the others
 
     if threads <= 1:
         work_off()
