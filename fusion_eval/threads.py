@@ -29,7 +29,8 @@ def for_each(work: Callable[[_Item], None], items: Sequence[_Item]) -> None:
     threads = min(torch.get_num_threads(), len(items))
     waiting = iter(items)  # shared: each item is taken once
 
-    @torch.no_grad()  # of this thread; a new one would compute gradients
+    @torch.inference_mode(torch.is_inference_mode_enabled())  # of this thread: a new one would be in no mode
+    @torch.no_grad()
     def work_off() -> None:
         try:
             for item in waiting:

@@ -156,18 +156,41 @@ def merge_floating(
 def _combined(
     base: StateDict, experts: Mapping[str, StateDict], combine: Callable[[str, Tensor, Sequence[Tensor]], Merging]
 ) -> Tensors:
-    sources = ["the base", *(f"expert {key!r}" for key in experts)]
-    for names in _batches(base):
-        theirs = {name: [expert[name] for expert in experts.values()] for name in names}
-        merged, finite = _finished({name: combine(name, base[name], theirs[name]) for name in names})
+    sources = {"the base": base} | {f"expert {key!r}": expert for key, expert in experts.items()}
+    for mergings in _batches(base, experts, combine):
+        merged, finite = _finished(mergings)
         for name, tensor in merged.items():
             if name not in finite:
-                _require_finite(name, tensor, dict(zip(sources, [base[name], *theirs[name]], strict=True)))
+                _require_finite(name, tensor, {source: weights[name] for source, weights in sources.items()})
             yield name, tensor
 
 
-def _finished(mergings: Mapping[str, Merging]) -> tuple[dict[str, Tensor], set[str]]:
-    """The merged tensors, whose memory nothing else refers to any more, and the names of those known to be finite."""
+def _batches(
+    base: StateDict, experts: Mapping[str, StateDict], combine: Callable[[str, Tensor, Sequence[Tensor]], Merging]
+) -> Iterator[dict[str, Merging]]:
+    """A large tensor alone, or several, so that there is work for all threads; what is done already ends a batch."""
+    most = _ELEMENTS_A_THREAD * torch.get_num_threads()
+    batch: dict[str, Merging] = {}
+    size = 0
+    for name in dict.fromkeys(distinct_names(base).values()):
+        tensor = base[name]
+        if tensor.is_complex():
+            raise MergeError(f"tensor {name!r} is {tensor.dtype}: only real tensors can be merged")
+        if not tensor.is_floating_point():
+            continue
+        if batch and size + tensor.numel() > most:
+            yield batch
+            batch, size = {}, 0
+        batch[name] = combine(name, tensor, [expert[name] for expert in experts.values()])
+        size += tensor.numel()
+        if not batch[name].parts:
+            yield batch
+            batch, size = {}, 0
+    yield batch
+
+
+def _finished(mergings: dict[str, Merging]) -> tuple[dict[str, Tensor], set[str]]:
+    """The merged tensors, which are taken out, and the names of those that are known to be finite."""
     finite = {name for name, merging in mergings.items() if merging.parts}
 
     def work_off(part: tuple[str, Callable[[], bool]]) -> None:
@@ -176,26 +199,9 @@ def _finished(mergings: Mapping[str, Merging]) -> tuple[dict[str, Tensor], set[s
             finite.discard(name)
 
     for_each(work_off, [(name, part) for name, merging in mergings.items() for part in merging.parts])
-    return {name: merging.tensor for name, merging in mergings.items()}, finite
-
-
-def _batches(base: StateDict) -> Iterator[list[str]]:
-    """The names of what is merged: a large tensor alone, or several, so that there is work for all threads."""
-    most = _ELEMENTS_A_THREAD * torch.get_num_threads()
-    batch: list[str] = []
-    size = 0
-    for name in dict.fromkeys(distinct_names(base).values()):
-        tensor = base[name]
-        if tensor.is_complex():
-            raise MergeError(f"tensor {name!r} is {tensor.dtype}: only real tensors can be merged")
-        if tensor.is_floating_point():
-            if batch and size + tensor.numel() > most:
-                yield batch
-                batch, size = [], 0
-            batch.append(name)
-            size += tensor.numel()
-    if batch:
-        yield batch
+    merged = {name: merging.tensor for name, merging in mergings.items()}
+    mergings.clear()  # so that nothing else sees the memory of a merged tensor
+    return merged, finite
 
 
 @torch.no_grad()
