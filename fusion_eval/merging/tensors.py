@@ -42,7 +42,7 @@ Sum = Callable[[str, Tensor, Sequence[Tensor]], Tensor]
 """A rule that adds up: it takes the elements of the `n` experts one after the other, each of shape `(k,)`."""
 
 _STACKED_AT_ONCE = 2**14  # few enough that what a rule computes stays in the cache: 4 times as fast as whole layers
-_SUMMED_AT_ONCE = 2**16  # the sum stays in the cache, what is added need not
+_SUMMED_AT_ONCE = 2**17  # the sum stays in the cache, what is added need not; fewer, and threads wait for Python
 _ELEMENTS_A_THREAD = 2**22  # at least so many are merged before threads wait for each other
 
 
