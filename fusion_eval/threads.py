@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,10 +29,14 @@ def for_each(work: Callable[[_Item], None], items: Sequence[_Item]) -> None:
     threads = min(torch.get_num_threads(), len(items))
     waiting = iter(items)  # shared: each item is taken once
 
-    @torch.no_grad()  # of this thread; a new one would compute gradients
+    @torch.inference_mode(torch.is_inference_mode_enabled())  # of this thread: a new one would be in no mode
+    @torch.no_grad()
     def work_off() -> None:
-        for item in waiting:
-            work(item)
+        try:
+            for item in waiting:
+                work(item)
+        finally:
+            deque(waiting, maxlen=0)  # after an error nothing is left for the others
 
     if threads <= 1:
         work_off()

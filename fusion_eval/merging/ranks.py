@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
+from math import isqrt
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,7 +25,7 @@ _Values = npt.NDArray[Any]
 
 _ELEMENTS_AT_ONCE = 2**15
 _SELECTED_AT_ONCE = 2**17  # up to so many, nothing is faster than a selection among all
-_WINDOWS = 2**12
+_MOST_WINDOWS = 2**12
 _WIDTH = 2**5  # a window lies in one page of memory or two
 _DEVIATIONS = 5  # of the rank of the wanted value in a sample: 1 in 2 million samples misses it
 
@@ -93,7 +94,8 @@ def windows(parts: Iterable[Tensor]) -> Tensor:
         Shape `(windows, width)`, float64.
     """
     parts = list(parts)
-    step = max(_WIDTH, sum(map(len, parts)) // _WINDOWS)
+    count = sum(map(len, parts))
+    step = max(_WIDTH, count // max(1, min(isqrt(count), _MOST_WINDOWS)))  # more take longer than they save
     found, skip = [], 0
     for part in parts:
         if len(part) >= skip + _WIDTH:

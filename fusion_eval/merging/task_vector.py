@@ -12,8 +12,8 @@ from torch import Tensor
 from fusion_eval.merging.experts import read_experts
 from fusion_eval.merging.memory import process_memory
 from fusion_eval.merging.method import MergingMethod
-from fusion_eval.merging.state_dict import StateDict, identity_of, wide
-from fusion_eval.merging.tensors import Rule, Sum, Tensors, apply_rule, merge_floating
+from fusion_eval.merging.state_dict import StateDict, identity_of
+from fusion_eval.merging.tensors import Merging, Rule, Sum, Tensors, apply_rule, apply_sum, completed, merge_floating
 
 __all__ = ["TaskVectorMethod"]
 
@@ -30,7 +30,7 @@ class TaskVectorMethod(MergingMethod):
     scaling: float
 
     @staticmethod
-    def apply(rule: Any, name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Tensor:
+    def apply(rule: Any, name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Merging:
         """Apply the rule to a tensor; other methods take `apply_sum`, or `apply_to_whole` for a rule that needs all."""
         return apply_rule(rule, name, tensor, theirs)
 
@@ -49,14 +49,16 @@ class TaskVectorMethod(MergingMethod):
         rule = cache(lambda: self.rule(base, read))
         group = self._group(base, read) if process_memory.limit else None
 
-        def move(name: str, ours: Tensor, theirs: Any) -> Tensor:
-            return rule()(name, ours, theirs).mul_(self.scaling).add_(ours)
-
-        def add(name: str, ours: Tensor, theirs: Sequence[Tensor]) -> Tensor:
+        def add(name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Merging:
             if group is None:
-                return self.apply(move, name, ours, theirs)
-            vector = process_memory.recall(group, name, lambda: self.apply(rule(), name, ours, theirs))
-            return (self.scaling * vector).add_(wide(ours))  # `alpha` would round once or twice, as the threads fall
+                make = rule()  # not in the threads, each of which would make it
+
+                def move(name: str, ours: Tensor, theirs: Any) -> Tensor:
+                    return make(name, ours, theirs).mul_(self.scaling).add_(ours)
+
+                return self.apply(move, name, tensor, theirs)
+            vector = process_memory.recall(group, name, lambda: completed(self.apply(rule(), name, tensor, theirs)))
+            return apply_sum(lambda _, ours, vectors: (self.scaling * vectors[0]).add_(ours), name, tensor, [vector])
 
         return merge_floating(base, read, add)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,12 +15,14 @@ from fusion_eval.merging.stream import Finite, is_finite
 from fusion_eval.threads import for_each
 
 __all__ = [
+    "Merging",
     "Rule",
     "Sum",
     "Tensors",
     "apply_rule",
     "apply_sum",
     "apply_to_whole",
+    "completed",
     "copy_tensors",
     "merge_floating",
     "merge_tensors",
@@ -39,7 +42,22 @@ Sum = Callable[[str, Tensor, Sequence[Tensor]], Tensor]
 """A rule that adds up: it takes the elements of the `n` experts one after the other, each of shape `(k,)`."""
 
 _STACKED_AT_ONCE = 2**14  # few enough that what a rule computes stays in the cache: 4 times as fast as whole layers
-_SUMMED_AT_ONCE = 2**16  # the sum stays in the cache, what is added need not
+_SUMMED_AT_ONCE = 2**17  # the sum stays in the cache, what is added need not; with fewer it is slower
+_ELEMENTS_A_THREAD = 2**22  # at least so many are merged before threads wait for each other,
+_ELEMENTS_AT_ONCE = 2**25  # and of small tensors no more than so many at once
+
+
+class Merging(NamedTuple):
+    """A tensor that is being merged.
+
+    Attributes:
+        tensor: The merged one, once all parts are done.
+        parts: What is left to be done, by several threads at once, in any order: each makes some of the elements, and
+            returns whether they are finite.
+    """
+
+    tensor: Tensor
+    parts: Sequence[Callable[[], bool]] = ()
 
 
 def merge_tensors(base: StateDict, experts: Mapping[str, StateDict], rule: Rule) -> Tensors:
@@ -76,7 +94,7 @@ def merge_whole_tensors(base: StateDict, experts: Mapping[str, StateDict], rule:
     return merge_floating(base, experts, partial(apply_to_whole, rule))
 
 
-def apply_rule(rule: Rule, name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Tensor:
+def apply_rule(rule: Rule, name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Merging:
     """What a rule makes of one tensor, of shape `*shape`, and the experts' of its name, slice by slice."""
     dtype = widest([tensor, *theirs])
     return _by_slices(
@@ -87,34 +105,36 @@ def apply_rule(rule: Rule, name: str, tensor: Tensor, theirs: Sequence[Tensor]) 
     )
 
 
-def apply_to_whole(rule: Rule, name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Tensor:
-    """The same at once, but for a tensor without elements."""
-    if tensor.numel() == 0:
-        return wide(tensor).clone()
-    return rule(name, wide(tensor), torch.stack([wide(one) for one in theirs]))
-
-
-def apply_sum(rule: Sum, name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Tensor:
-    """The same slice by slice, for a rule that adds up."""
+def apply_sum(rule: Sum, name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Merging:
+    """The same for a rule that adds up."""
     return _by_slices(
         _SUMMED_AT_ONCE, tensor, theirs, lambda ours, others: rule(name, wide(ours), [wide(one) for one in others])
     )
 
 
+def apply_to_whole(rule: Rule, name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Merging:
+    """The same for a rule that needs all at once, done already; it is not asked about a tensor without elements."""
+    if tensor.numel() == 0:
+        return Merging(wide(tensor).clone())
+    return Merging(rule(name, wide(tensor), torch.stack([wide(one) for one in theirs])))
+
+
 def _by_slices(
     size: int, tensor: Tensor, theirs: Sequence[Tensor], rule: Callable[[Tensor, list[Tensor]], Tensor]
-) -> Tensor:
+) -> Merging:
     merged = torch.empty(tensor.shape, dtype=widest([tensor, *theirs]), device=tensor.device)
-    if not merged.numel():
-        return merged
-
-    def merge(slices: tuple[Tensor, ...]) -> None:
-        result, ours, *others = slices
-        result.copy_(rule(ours, others))
-
     flat = [each.flatten() for each in (merged, tensor, *theirs)]  # of the merged one it is a view
-    for_each(merge, list(zip(*(torch.split(each, size) for each in flat), strict=True)))
-    return merged
+
+    def merge(start: int) -> bool:
+        result, ours, *others = (each[start : start + size] for each in flat)
+        return is_finite(result.copy_(rule(ours, others)))
+
+    return Merging(merged, [partial(merge, start) for start in range(0, merged.numel(), size)])
+
+
+def completed(merging: Merging) -> Tensor:
+    """The merged tensor, after what was left to be done."""
+    return _finished({"": merging})[0][""]
 
 
 def widest(tensors: Sequence[Tensor]) -> torch.dtype:
@@ -123,7 +143,7 @@ def widest(tensors: Sequence[Tensor]) -> torch.dtype:
 
 
 def merge_floating(
-    base: StateDict, experts: Mapping[str, StateDict], combine: Callable[[str, Tensor, Sequence[Tensor]], Tensor]
+    base: StateDict, experts: Mapping[str, StateDict], combine: Callable[[str, Tensor, Sequence[Tensor]], Merging]
 ) -> Finite:
     """Combine every distinct floating-point tensor, as it is stored, with the experts' of its name.
 
@@ -135,15 +155,54 @@ def merge_floating(
 
 @torch.no_grad()
 def _combined(
-    base: StateDict, experts: Mapping[str, StateDict], combine: Callable[[str, Tensor, Sequence[Tensor]], Tensor]
+    base: StateDict, experts: Mapping[str, StateDict], combine: Callable[[str, Tensor, Sequence[Tensor]], Merging]
 ) -> Tensors:
+    sources = {"the base": base} | {f"expert {key!r}": expert for key, expert in experts.items()}
+    for mergings in _batches(base, experts, combine):
+        merged, finite = _finished(mergings)
+        for name, tensor in merged.items():
+            if name not in finite:
+                _require_finite(name, tensor, {source: weights[name] for source, weights in sources.items()})
+            yield name, tensor
+
+
+def _batches(
+    base: StateDict, experts: Mapping[str, StateDict], combine: Callable[[str, Tensor, Sequence[Tensor]], Merging]
+) -> Iterator[dict[str, Merging]]:
+    """A large tensor alone, or several, so that there is work for all threads; what is done already ends a batch."""
+    most = min(_ELEMENTS_A_THREAD * torch.get_num_threads(), _ELEMENTS_AT_ONCE)
+    batch: dict[str, Merging] = {}
+    size = 0
     for name in dict.fromkeys(distinct_names(base).values()):
         tensor = base[name]
         if tensor.is_complex():
             raise MergeError(f"tensor {name!r} is {tensor.dtype}: only real tensors can be merged")
-        if tensor.is_floating_point():
-            theirs = {f"expert {key!r}": expert[name] for key, expert in experts.items()}
-            yield name, _finite(name, combine(name, tensor, list(theirs.values())), {"the base": tensor} | theirs)
+        if not tensor.is_floating_point():
+            continue
+        if batch and size + tensor.numel() > most:
+            yield batch
+            batch, size = {}, 0
+        batch[name] = combine(name, tensor, [expert[name] for expert in experts.values()])
+        size += tensor.numel()
+        if not batch[name].parts:
+            yield batch
+            batch, size = {}, 0
+    yield batch
+
+
+def _finished(mergings: dict[str, Merging]) -> tuple[dict[str, Tensor], set[str]]:
+    """The merged tensors, which are taken out, and the names of those that are known to be finite."""
+    finite = {name for name, merging in mergings.items() if merging.parts}
+
+    def work_off(part: tuple[str, Callable[[], bool]]) -> None:
+        name, merge = part
+        if not merge():
+            finite.discard(name)
+
+    for_each(work_off, [(name, part) for name, merging in mergings.items() for part in merging.parts])
+    merged = {name: merging.tensor for name, merging in mergings.items()}
+    mergings.clear()  # so that nothing else sees the memory of a merged tensor
+    return merged, finite
 
 
 @torch.no_grad()
@@ -160,13 +219,15 @@ def copy_tensors(state_dict: StateDict, base: StateDict, source: str) -> Tensors
     """
     for name in dict.fromkeys(distinct_names(base).values()):
         original = state_dict[name]
-        yield name, _finite(name, original.detach().clone(memory_format=torch.contiguous_format), {source: original})
+        copied = original.detach().clone(memory_format=torch.contiguous_format)
+        _require_finite(name, copied, {source: original})
+        yield name, copied
 
 
-def _finite(name: str, merged: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The merged tensor, if all its values are finite; if not, say which inputs already had such values."""
+def _require_finite(name: str, merged: Tensor, inputs: Mapping[str, Tensor]) -> None:
+    """If not all values of the merged tensor are finite, say which inputs already had such values."""
     if is_finite(merged):
-        return merged
+        return
     culprits = [source for source, tensor in inputs.items() if not is_finite(tensor)]
     cause = (
         f"it already is so in {' and '.join(culprits)}"

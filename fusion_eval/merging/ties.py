@@ -17,10 +17,12 @@ from fusion_eval.merging.state_dict import StateDict, floating_names
 from fusion_eval.merging.task_vector import TaskVectorMethod
 from fusion_eval.merging.tensors import Rule, widest
 from fusion_eval.merging.weights import expert_weights, require_weights
+from fusion_eval.threads import for_each
 
 __all__ = ["Ties"]
 
 _ELEMENTS_AT_ONCE = 2**16  # what is computed from them stays in the cache
+_LARGE = 2**24  # elements of a tensor that would keep a thread busy when the others have done
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,19 @@ class Ties(TaskVectorMethod):
     def _smallest_kept(self, base: StateDict, experts: Mapping[str, StateDict]) -> dict[str, Tensor]:
         """For each tensor that is merged, the smallest magnitude each expert keeps in it: shape `(experts, 1)`."""
         names = floating_names(base)
-        trimmed_together = [names] if self.trim == "global" else [[name] for name in names]
         found: dict[str, Tensor] = {}
-        for group in trimmed_together:
+
+        def find(group: list[str]) -> None:
             limits = _smallest_of_largest(self.density, _flat(base, group), [_flat(e, group) for e in experts.values()])
-            found |= dict.fromkeys(group, torch.tensor(limits, dtype=torch.float64).unsqueeze(1))
+            found.update(dict.fromkeys(group, torch.tensor(limits, dtype=torch.float64).unsqueeze(1)))
+
+        if self.trim == "global":
+            find(names)
+            return found
+        for_each(find, [[name] for name in names if base[name].numel() < _LARGE])  # a thread takes a whole tensor
+        for name in names:
+            if name not in found:
+                find([name])  # the threads share it
         return found
 
 

@@ -15,7 +15,7 @@ from fusion_eval.merging import MergingMethod, StateDict
 from fusion_eval.merging.experts import read_expert
 from fusion_eval.merging.hyperparameters import require_seed
 from fusion_eval.merging.state_dict import floating_names, wide
-from fusion_eval.merging.tensors import Tensors, merge_floating
+from fusion_eval.merging.tensors import Merging, Tensors, merge_floating
 from fusion_eval.models.mergekit.ingredients import Ingredients
 from fusion_eval.models.mergekit.plan import plan, without_effect
 from fusion_eval.models.mergekit.recipe import read_recipe
@@ -82,12 +82,12 @@ class MergekitRecipe(MergingMethod):
             for source in part.sources
         }
 
-        def combine(name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Tensor:
+        def combine(name: str, tensor: Tensor, theirs: Sequence[Tensor]) -> Merging:
             if tensor.numel() == 0:
-                return wide(tensor).clone()
+                return Merging(wide(tensor).clone())
             step, stored = steps[name], dict(zip(models, theirs, strict=True))
             start = None if step.base is None else stored[step.base]
-            return step.rule(Ingredients(name, start, {model: stored[model] for model in step.models}))
+            return Merging(step.rule(Ingredients(name, start, {model: stored[model] for model in step.models})))
 
         return merge_floating(base, models, combine)
 

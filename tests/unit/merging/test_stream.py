@@ -76,15 +76,44 @@ def models(dtype=torch.float32):
 
 
 @parametrize("method", METHODS)
-def test_merged_tensors_are_let_go(method):
+def test_merged_tensors_are_let_go(method, monkeypatch):
     if method == Lines():
         pytest.skip("its scaling is known when all tensors are merged")
+    monkeypatch.setattr("fusion_eval.merging.tensors._ELEMENTS_A_THREAD", 1)  # as if each tensor were a large one
     base, experts = models()
     alive = []
     for _name, tensor in method.stream(base, experts):
         assert sum(one() is not None for one in alive) <= 1  # the one of the step before
         alive.append(weakref.ref(tensor))
         del tensor
+
+
+@parametrize("method", [Average(), TaskArithmetic(), Ties(), IsoC()])
+@parametrize("most", [1, 31, 75, 10**6])
+def test_how_many_are_merged_at_once_changes_nothing(method, most, monkeypatch):
+    base, experts = models()
+    expected = method(base, experts)
+    monkeypatch.setattr("fusion_eval.merging.tensors._ELEMENTS_A_THREAD", most)
+    monkeypatch.setattr("fusion_eval.merging.tensors._SUMMED_AT_ONCE", 7)
+    merged = method(base, experts)
+    assert all(torch.equal(merged[name], tensor) for name, tensor in expected.items())
+
+
+@parametrize("method", [Average(), TaskArithmetic(), Ties()])
+def test_of_tensors_that_are_merged_at_once_the_first_that_is_not_finite_is_named(method):
+    base, experts = models()
+    experts["three"]["layer.2.weight"][5, 4] = torch.nan
+    experts["one"]["layer.4.weight"][0, 0] = torch.inf
+    with pytest.raises(MergeError, match=r"'layer\.2\.weight' holds NaN or Inf: it already is so in expert 'three'$"):
+        dict(method.stream(base, experts))
+
+
+@parametrize("method", [Average(), TaskArithmetic(), Ties()])
+def test_nothing_else_sees_the_memory_of_a_merged_tensor(method):
+    base, experts = models()
+    for _name, tensor in method.stream(base, experts):
+        storage = tensor.untyped_storage()
+        assert torch._C._storage_Use_Count(storage._cdata) == 2  # so a module can take it over; see `put`
 
 
 class Counting(Mapping):
