@@ -43,8 +43,8 @@ Sum = Callable[[str, Tensor, Sequence[Tensor]], Tensor]
 
 _STACKED_AT_ONCE = 2**14  # few enough that what a rule computes stays in the cache: 4 times as fast as whole layers
 _SUMMED_AT_ONCE = 2**17  # the sum stays in the cache, what is added need not; with fewer it is slower
-_ELEMENTS_A_THREAD = 2**22  # at least so many are merged before threads wait for each other,
-_ELEMENTS_AT_ONCE = 2**25  # and of small tensors no more than so many at once
+_MERGED_A_THREAD = 2**22  # at least so many, of small tensors together, before threads wait for each other,
+_MERGED_AT_ONCE = 2**25  # but no more than that in all
 
 
 class Merging(NamedTuple):
@@ -170,7 +170,7 @@ def _batches(
     base: StateDict, experts: Mapping[str, StateDict], combine: Callable[[str, Tensor, Sequence[Tensor]], Merging]
 ) -> Iterator[dict[str, Merging]]:
     """A large tensor alone, or several, so that there is work for all threads; what is done already ends a batch."""
-    most = min(_ELEMENTS_A_THREAD * torch.get_num_threads(), _ELEMENTS_AT_ONCE)
+    most = min(_MERGED_A_THREAD * torch.get_num_threads(), _MERGED_AT_ONCE)
     batch: dict[str, Merging] = {}
     size = 0
     for name in dict.fromkeys(distinct_names(base).values()):

@@ -79,7 +79,7 @@ def models(dtype=torch.float32):
 def test_merged_tensors_are_let_go(method, monkeypatch):
     if method == Lines():
         pytest.skip("its scaling is known when all tensors are merged")
-    monkeypatch.setattr("fusion_eval.merging.tensors._ELEMENTS_A_THREAD", 1)  # as if each tensor were a large one
+    monkeypatch.setattr("fusion_eval.merging.tensors._MERGED_A_THREAD", 1)  # as if each tensor were a large one
     base, experts = models()
     alive = []
     for _name, tensor in method.stream(base, experts):
@@ -93,7 +93,7 @@ def test_merged_tensors_are_let_go(method, monkeypatch):
 def test_how_many_are_merged_at_once_changes_nothing(method, most, monkeypatch):
     base, experts = models()
     expected = method(base, experts)
-    monkeypatch.setattr("fusion_eval.merging.tensors._ELEMENTS_A_THREAD", most)
+    monkeypatch.setattr("fusion_eval.merging.tensors._MERGED_A_THREAD", most)
     monkeypatch.setattr("fusion_eval.merging.tensors._SUMMED_AT_ONCE", 7)
     merged = method(base, experts)
     assert all(torch.equal(merged[name], tensor) for name, tensor in expected.items())
