@@ -59,8 +59,8 @@ def runner_once(node: DictConfig) -> Runner:
     Raises:
         ConfigError: See `build`.
     """
-    trainer = node.get("trainer") or {}
-    plain = not any(OmegaConf.is_config(value) for value in trainer.values())
+    trainer = node.get("trainer") if isinstance(node, DictConfig) else None
+    plain = isinstance(trainer, DictConfig) and not any(map(OmegaConf.is_config, trainer.values()))
     runner: Runner = build_once(node, "runner") if plain else build(node, "runner")
     return runner
 

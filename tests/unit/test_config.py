@@ -271,3 +271,10 @@ def test_another_packages_groups_are_announced_by_an_entry_point(tmp_path, monke
 def test_tasks_and_models_of_calibration_are_recorded_where_they_are_others(overrides, tasks, models):
     found = recorded(compose(overrides))["calibration"]
     assert (found["tasks"] == "${taskpool.tasks}", found["models"] == "${modelpool}") == (tasks, models)
+
+
+def test_a_word_for_a_whole_section_is_refused():
+    with pytest.raises(ConfigError, match="^runner: expected a mapping with _target_, found 'off'$"):
+        build("off", "runner")
+    with pytest.raises(ConfigError, match="^calibration: expected a mapping with _target_, found 'off'$"):
+        recorded(compose(["calibration=off"]))

@@ -45,6 +45,11 @@ def test_a_trainer_serves_the_next_job_unless_something_in_it_is_for_one_job(tmp
     assert runner_once(compose(logged).runner) is not runner_once(compose(logged).runner)
 
 
+def test_a_word_for_a_runner_is_refused():
+    with pytest.raises(ConfigError, match="^runner: expected a mapping"):
+        runner_once(compose(["runner=off"]).runner)
+
+
 def test_a_missing_value_is_refused_as_ever():
     with pytest.raises(ConfigError, match=r"path: a value is required"):
         build_once(compose(["model=checkpoint"]).model, "model")
