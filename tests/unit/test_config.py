@@ -274,7 +274,7 @@ def test_tasks_and_models_of_calibration_are_recorded_where_they_are_others(over
 
 
 def test_a_word_for_a_whole_section_is_refused():
-    with pytest.raises(ConfigError, match="^runner: expected a mapping with _target_, found 'off'$"):
+    with pytest.raises(ConfigError, match=r"^runner: expected a mapping with _target_, found 'off'$"):
         build("off", "runner")
-    with pytest.raises(ConfigError, match="^calibration: expected a mapping with _target_, found 'off'$"):
+    with pytest.raises(ConfigError, match=r"^calibration: expected a mapping with _target_, found 'off'$"):
         recorded(compose(["calibration=off"]))

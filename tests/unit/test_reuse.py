@@ -46,7 +46,7 @@ def test_a_trainer_serves_the_next_job_unless_something_in_it_is_for_one_job(tmp
 
 
 def test_a_word_for_a_runner_is_refused():
-    with pytest.raises(ConfigError, match="^runner: expected a mapping"):
+    with pytest.raises(ConfigError, match=r"^runner: expected a mapping"):
         runner_once(compose(["runner=off"]).runner)
 
 
