@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from functools import partial
@@ -46,12 +47,13 @@ def ours(job: Job) -> Callable[[], Measured]:
 def ours_by_turns(job: Job) -> Callable[[], Measured]:
     """A sweep, its data prepared: each merge is evaluated by us and then by the bare loop, as machines drift."""
     pool, merge, runner = _sweep(job)
-    pixels, head = _pixels(job), pool.tasks["mnist"].head.load()
+    pixels = _pixels(job)
+    head = copy.deepcopy(pool.tasks["mnist"].head.load()).to(pixels)
 
     def measure() -> Measured:
         model = merge(0.1)
         pool.evaluate(model, runner)
-        size = _fastest_size(model, head, pixels)
+        size = _fastest_size(model.to(pixels), head, pixels)
         turns = []
         for number in range(job["merges"]):
             del model  # as a sweep does, so that the next merge takes its memory
@@ -60,8 +62,8 @@ def ours_by_turns(job: Job) -> Callable[[], Measured]:
             merged = _now()
             pool.evaluate(model, runner)
             evaluated = _now()
-            _forwards(model, head, pixels, size)
-            turns.append((merged - started, evaluated - merged, _now() - evaluated))
+            bare = _timed(partial(_forwards, model.to(pixels), head, pixels, size))
+            turns.append((merged - started, evaluated - merged, bare))
         merges, evaluations, bares = zip(*turns, strict=True)
         return {
             "evaluation": median(evaluations),
