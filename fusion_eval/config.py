@@ -1,6 +1,6 @@
 """Between YAML and objects: compose configs, build what they describe, and write objects back as configs.
 
-This module and `cli` are the only ones that import Hydra, and `build` is the only caller of `hydra.utils.instantiate`.
+`build` is the only caller of `hydra.utils.instantiate`.
 """
 
 from __future__ import annotations
