@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["SETTLED", "Stamp", "file_identity", "stamp"]
+__all__ = ["SETTLED", "Stamp", "file_identities", "file_identity", "stamp"]
 
 SETTLED = 2.0
 """Seconds after which a file that was changed twice has two times: some file systems count in steps as long as that."""
@@ -46,6 +46,12 @@ def stamp(paths: Iterable[Path]) -> Stamp:
 def file_identity(file: Path) -> str:
     """Size, times and inode of a file: others once it is written to or replaced, the same when it is renamed."""
     return _identity(file.stat())
+
+
+def file_identities(directory: Path) -> tuple[tuple[str, str], ...]:
+    """Name and identity of each file that lies right in a directory, by name."""
+    files = sorted(file for file in directory.iterdir() if file.is_file())
+    return tuple((file.name, file_identity(file)) for file in files)
 
 
 def _identity(found: os.stat_result) -> str:

@@ -20,7 +20,7 @@ from fusion_eval.models.fit import fit_state_dict
 from fusion_eval.models.hub import local_path
 from fusion_eval.models.hugging_face import Backbone
 from fusion_eval.models.pooling import POOLINGS, pool_tokens
-from fusion_eval.stamps import file_identity
+from fusion_eval.stamps import file_identities
 
 __all__ = ["SentenceTower"]
 
@@ -66,9 +66,8 @@ class SentenceTower:
             DataError: there is no tokenizer.
         """
         directory = local_path(self.checkpoint)
-        files = sorted(file for file in directory.iterdir() if file.is_file())
-        facts = tuple((file.name, file_identity(file)) for file in files)
-        return digest_content([self.pooling, self.scale, self.auto_class, _digest(directory, facts)])
+        files = _digest(directory, file_identities(directory))
+        return digest_content([self.pooling, self.scale, self.auto_class, files])
 
     def load(self) -> TextEncoder:
         """Read it, onto a GPU where there is one.

@@ -20,7 +20,7 @@ from fusion_eval.models.checkpoint import load_state_dict
 from fusion_eval.models.clip.packing import pack_prompts
 from fusion_eval.models.fit import fit_state_dict
 from fusion_eval.models.hub import local_path
-from fusion_eval.stamps import file_identity
+from fusion_eval.stamps import file_identities
 
 __all__ = ["CLIPTextTower", "TextEncoder", "TextTower"]
 
@@ -94,9 +94,7 @@ class CLIPTextTower:
             CheckpointError: the checkpoint cannot be had or read, or has no text tower.
         """
         directory = self._directory()
-        files = sorted(file for file in directory.iterdir() if file.is_file())
-        facts = tuple((file.name, file_identity(file)) for file in files)
-        return _digest(directory, facts)
+        return _digest(directory, file_identities(directory))
 
     def load(self) -> TextEncoder:
         """Read it.
