@@ -19,7 +19,7 @@ from fusion_eval.report.atomic import atomic_file
 
 __all__ = ["BatchSize", "is_out_of_memory"]
 
-_FIRST, _FIRST_ON_CPU = 64, 16
+_FIRST, _FIRST_ON_CPU = 64, 32
 """Where the search starts: a GPU has more to fill."""
 
 _LARGEST = 4096
@@ -34,9 +34,9 @@ _FASTER = 0.97
 _PATIENCE, _PATIENCE_ON_CPU = 2, 1
 """Sizes in a row that are not faster, after which the search ends."""
 
-_SEEN, _SEEN_ON_CPU = 0, 16
-"""Times a size is tried for how many samples have gone through the model before. On a CPU larger is often slower: this
-bounds what the search costs to about a hundredth, however few samples there are. On a GPU it seldom is."""
+_SEEN, _SEEN_ON_CPU = 0, 4
+"""Times a size is tried for how many samples have gone through the model before. On a CPU larger may be slower: this
+bounds what the search costs to a few hundredths, however few samples there are. On a GPU it seldom is."""
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 """What torch's allocators and CUDA's libraries say."""

@@ -16,6 +16,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.loggers import Logger
 
 from fusion_eval.cpus import usable_cpus
+from fusion_eval.engine.allocator import keep_freed_memory
 from fusion_eval.errors import ConfigError
 
 __all__ = ["gather_ranks", "make_trainer", "quiet"]
@@ -40,6 +41,8 @@ def make_trainer(make: Callable[..., Any] | None, callback: pl.Callback) -> tupl
             raise ConfigError(f"trainer: {error}") from error
     if not isinstance(made, pl.Trainer):
         raise ConfigError(f"trainer: made {type(made).__name__}, expected a lightning.pytorch.Trainer")
+    if made.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     made.callbacks.append(callback)  # type: ignore[attr-defined]
     loggers, made.loggers = list(made.loggers), []
     return made, loggers
