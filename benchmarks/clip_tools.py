@@ -51,8 +51,9 @@ def ours_by_turns(job: Job) -> Callable[[], Measured]:
     head = copy.deepcopy(pool.tasks["mnist"].head.load()).to(pixels)
 
     def measure() -> Measured:
-        model = merge(0.1)
-        pool.evaluate(model, runner)
+        for scaling in (0.1, 0.15):  # after which the batch size should be found
+            model = merge(scaling)
+            pool.evaluate(model, runner)
         size = _fastest_size(model.to(pixels), head, pixels)
         turns = []
         for number in range(job["merges"]):

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of each; the least is printed (3)")
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
-        found = measure(Path(scratch), {"OMP_WAIT_POLICY": "passive"}, chosen.rounds)
+        found = measure(Path(scratch), {}, chosen.rounds)
     print(f"{'':40}  wall s   cpu s   ({os.cpu_count()} cores)")
     for what, key in (
         ("import torch", "import torch"),
