@@ -11,6 +11,7 @@ from torch.linalg import cross, vector_norm
 
 from fusion_eval.data import Samples
 from fusion_eval.errors import TaskError
+from fusion_eval.tasks.dense.histogram import count_pixels
 from fusion_eval.tasks.dense.maps import predict_map
 from fusion_eval.tasks.dense.sums import DensePrediction, SummedStatistics
 from fusion_eval.tasks.task import Prediction
@@ -126,9 +127,5 @@ def _angles(predicted: Tensor, true: Tensor) -> Tensor:
 
 def _histogram(angles: Tensor, valid: Tensor) -> Tensor:
     """Shape `(n, 3600)`: of each image, how many valid pixels have an angle in each bin."""
-    image = torch.arange(len(angles), device=angles.device)[:, None, None]
-    bins = (
-        (angles.nan_to_num() * _PER_DEGREE).long().clamp(max=_BINS - 1)
-    )  # the sum says it if an angle is not a number
-    counts = torch.bincount((image * _BINS + bins)[valid], minlength=len(angles) * _BINS)
-    return counts.view(-1, _BINS)
+    of_a_number = angles.nan_to_num()  # the sum says it if an angle is not one
+    return count_pixels((of_a_number * _PER_DEGREE).long().clamp(max=_BINS - 1), valid, _BINS)

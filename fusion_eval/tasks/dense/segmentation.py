@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from fusion_eval.data import Samples
 from fusion_eval.errors import ConfigError, TaskError
+from fusion_eval.tasks.dense.histogram import count_pixels
 from fusion_eval.tasks.dense.maps import predict_map
 from fusion_eval.tasks.dense.sums import DensePrediction, SummedStatistics
 from fusion_eval.tasks.task import Prediction
@@ -104,7 +105,8 @@ class Segmentation(DensePrediction):
         valid = targets != self.ignore_index
         pixels = valid.sum(dim=(1, 2))
         loss = functional.cross_entropy(logits, targets, reduction="none", ignore_index=self.ignore_index)
-        confusion = self._confusion(logits.argmax(dim=1), targets, valid)
+        cells = targets * self.num_classes + logits.argmax(dim=1)
+        confusion = count_pixels(cells, valid, self.num_classes**2).view(-1, self.num_classes, self.num_classes)
         counted = pixels.clamp(min=1)
         columns = {
             "pixels": pixels,
@@ -112,13 +114,6 @@ class Segmentation(DensePrediction):
             "loss": loss.sum(dim=(1, 2), dtype=torch.float64) / counted,
         }
         return Prediction(confusion, pixels, columns)
-
-    def _confusion(self, predicted: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-        """Shape `(n, c, c)`, int32: of each image, how many pixels of a class (row) are predicted as one (column)."""
-        image = torch.arange(len(targets), device=targets.device)[:, None, None]
-        cell = (image * self.num_classes + targets) * self.num_classes + predicted
-        counts = torch.bincount(cell[valid], minlength=len(targets) * self.num_classes**2)
-        return counts.view(-1, self.num_classes, self.num_classes).int()
 
 
 def _form(value: Any) -> str:
