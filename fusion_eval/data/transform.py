@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from types import ModuleType, NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -228,12 +228,18 @@ def normalise_pixels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]
         float32 of the same shape and on the same device, equal to the bit on each: it is the rounding of the Hugging
         Face processors.
     """
-    means, stds = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (mean, std))
+    means, stds = (_of_channels(tuple(values), pixels.device) for values in (mean, std))
     planes = pixels.to(torch.float32)
     # On a CPU image by image: what the next step takes up is then still in its cache, three times as fast.
     for part in planes.flatten(0, -4) if planes.dim() > 3 and not planes.is_cuda else [planes]:
         part.div_(255).sub_(means).div_(stds)
     return planes
+
+
+@lru_cache(maxsize=64)
+def _of_channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Shape `(c, 1, 1)`; kept, as a GPU finishes all that it has been given before it takes a copy like this."""
+    return torch.tensor(values)[:, None, None].to(device)
 
 
 def identify_transform(transform: Callable[..., Any]) -> str:

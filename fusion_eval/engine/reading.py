@@ -40,9 +40,7 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The same in pinned memory; torch's loader pins a batch with it."""
-        return Batch(
-            self.indices, tree_map(lambda part: part.pin_memory() if hasattr(part, "pin_memory") else part, self.data)
-        )
+        return Batch(self.indices, _pinned(self.data))
 
 
 class Reader(Protocol):
@@ -140,7 +138,8 @@ class StoreReader:
         rows = np.searchsorted(self._indices, indices)
         if self._normalise is not None:
             return self._store.batch(rows, self._pin)
-        return self._samples.collate([self._store.item(int(row)) for row in rows])
+        batch = self._samples.collate([self._store.item(int(row)) for row in rows])
+        return _pinned(batch) if self._pin else batch
 
     def finish(self, data: Any) -> Any:
         """Normalise the inputs."""
@@ -206,3 +205,7 @@ class _Turns:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _pinned(data: Any) -> Any:
+    return tree_map(lambda part: part.pin_memory() if hasattr(part, "pin_memory") else part, data)

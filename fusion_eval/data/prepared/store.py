@@ -219,4 +219,7 @@ def take_rows(values: Tensor, rows: np.ndarray, pin: bool = False) -> Tensor:
     first = int(rows[0]) if len(rows) else 0
     if np.array_equal(rows, np.arange(first, first + len(rows))):
         return taken.copy_(values[first : first + len(rows)])
-    return torch.index_select(values, 0, torch.from_numpy(rows).to(values.device), out=taken)
+    chosen = torch.from_numpy(rows)
+    if values.is_cuda:  # from memory that is not pinned it would be fetched once all batches so far are through
+        chosen = chosen.pin_memory().to(values.device, non_blocking=True)
+    return torch.index_select(values, 0, chosen.to(values.device), out=taken)

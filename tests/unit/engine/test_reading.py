@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torch.utils.data import default_collate
 
 from fusion_eval.data import Samples, TensorSamples
+from fusion_eval.data.inputs import ModelInputs
 from fusion_eval.engine.batch_size import BatchSize
-from fusion_eval.engine.reading import Feed, ItemReader, TensorReader
+from fusion_eval.engine.reading import Feed, ItemReader, StoreReader, TensorReader
 
 TENSORS = TensorSamples(torch.randn(23, 4, generator=torch.Generator().manual_seed(0)), torch.arange(23) % 5)
 
@@ -71,3 +72,29 @@ def test_the_size_may_change_while_batches_are_read():
             size.halve(8)
     assert [index for batch in seen for index in batch] == list(range(23))
     assert set(map(len, seen[1:-1])) == {4}
+
+
+class Pinnable(torch.Tensor):
+    """Says that it lies in pinned memory, of which there is none without a GPU."""
+
+    pinned = False
+
+    def pin_memory(self):
+        self.pinned = True
+        return self
+
+
+@pytest.mark.parametrize("pin", [True, False])
+def test_texts_of_different_length_come_from_a_store_in_pinned_memory(pin):
+    class Texts(Lazy):
+        def collate(self, items):
+            rows = torch.stack(items).as_subclass(Pinnable)
+            return ModelInputs({"input_ids": rows}, {"truncated": rows[:, 0]}), rows[:, 1]
+
+    class Rows:
+        def item(self, row):
+            return TENSORS.inputs[row]
+
+    inputs, targets = StoreReader(Texts(), Rows(), np.arange(23), None, pin).read(np.array([3, 1]))
+    assert torch.equal(inputs["input_ids"], TENSORS.inputs[[3, 1]])
+    assert [part.pinned for part in (inputs["input_ids"], inputs.columns["truncated"], targets)] == [pin] * 3
