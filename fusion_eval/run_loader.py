@@ -7,7 +7,8 @@ from typing import NamedTuple
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import ChoiceSweep
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -44,7 +45,13 @@ class RunLoader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """Compose a config, as Hydra does."""
+        """Compose a config, as Hydra does.
+
+        Raises:
+            ConfigCompositionException: it cannot be; also where a group is given a number, of which Hydra does not say
+                which it is.
+        """
+        self._check_choices(overrides)
         if not validate_sweep_overrides:  # only its mode is asked for
             try:
                 cfg = super().load_configuration(config_name, overrides, RunMode.RUN, from_shell, False)
@@ -59,3 +66,11 @@ class RunLoader(ConfigLoaderImpl):
         seen.cfg.hydra.mode = run_mode
         seen.cfg.hydra.overrides.hydra.append(_RUN)
         return seen.cfg
+
+    def _check_choices(self, overrides: list[str]) -> None:
+        for override in OverridesParser.create().parse_overrides(overrides):
+            group, choice = override.key_or_group, override.value()
+            choices = choice.list if isinstance(choice, ChoiceSweep) else [choice]
+            if any(isinstance(one, (int, float)) for one in choices) and self.repository.group_exists(group):
+                known = ", ".join(self.repository.get_group_options(group))
+                raise ConfigCompositionException(f"{override.input_line}: expected one of {known}")

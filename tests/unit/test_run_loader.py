@@ -86,3 +86,9 @@ def test_it_is_used_up(search_path):
     one, other = (hydra.compose_config("config", ["hydra.mode=RUN"], run_mode=RunMode.RUN) for _ in range(2))
     assert one is not other
     assert OmegaConf.to_container(one) == OmegaConf.to_container(other)
+
+
+@pytest.mark.parametrize("choice", ["3", "true", "1.5", "cpu,3"])
+def test_a_group_that_is_given_a_number_is_named_with_its_options(search_path, choice):
+    with pytest.raises(HydraException, match=f"trainer={choice}: expected one of .*cpu, .*gpu"):
+        as_the_command(RunLoader(search_path), [f"trainer={choice}"])
