@@ -31,7 +31,7 @@ class ModelInputs(dict[str, Tensor]):
 
     def to(self, device: torch.device, **how: Any) -> ModelInputs:
         """The same on another device; Lightning moves a batch with it, and leaves it to us not to wait for a GPU."""
-        how = {"non_blocking": device.type == "cuda", **how}
+        how = {"non_blocking": device.type not in ("cpu", "mps"), **how}
         moved = ({name: tensor.to(device, **how) for name, tensor in part.items()} for part in (self, self.columns))
         return ModelInputs(*moved)
 

@@ -22,6 +22,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from torchmetrics import MeanMetric
 
 from fusion_eval.data import Arrays, TensorSamples, transform
+from fusion_eval.data.inputs import ModelInputs
 from fusion_eval.engine.access import _DeviceReader
 from fusion_eval.engine.assignment import Assignment
 from fusion_eval.engine.batch_size import BatchSize
@@ -39,11 +40,16 @@ from fusion_eval.tasks import (
 )
 
 GPU = "fakegpu:0"
-_setup_privateuseone_for_python_backend("fakegpu")
 
 DATA = Arrays("nowhere.npz")
 METRICS = {"mean": MeanMetric}  # what waits for a metric is held back
 NORMALISE = partial(transform.normalise_pixels, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device():
+    """Made here, as whoever looks for doctests imports this file."""
+    _setup_privateuseone_for_python_backend("fakegpu")
 
 
 class NothingCrosses(TorchDispatchMode):
@@ -126,6 +132,37 @@ TASKS = {
 def test_the_cpu_never_waits_for_a_batch(name, precision):
     columns = evaluate(*TASKS[name], precision)
     assert all(len(column) == 12 and column.device.type == "fakegpu" for column in columns.values())
+
+
+class Copies(TorchDispatchMode):
+    """Notes of each copy to the GPU whether it waits."""
+
+    def __init__(self):
+        super().__init__()
+        self.wait = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.ops.aten._to_copy.default:
+            self.wait.append(not kwargs.get("non_blocking", False))
+        return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (torch.zeros(2, 3), torch.zeros(2)),
+        lambda: ({"input_ids": torch.zeros(2, 3)}, torch.zeros(2)),
+        lambda: (ModelInputs({"input_ids": torch.zeros(2, 3)}, {"truncated": torch.zeros(2)}), torch.zeros(2)),
+    ],
+    ids=["tensors", "mapping", "inputs with columns"],
+)
+def test_a_batch_is_fetched_without_waiting(make):
+    with FakeTensorMode(), Copies() as copies:
+        moved = Batch(np.arange(2), make()).to(torch.device(GPU))
+        assert all(part.device.type == "fakegpu" for part in tree_leaves(moved.data))
+    assert copies.wait
+    assert not any(copies.wait)
 
 
 class Asks(Classification):
