@@ -15,8 +15,8 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.loggers import Logger
 
+from fusion_eval.allocator import keep_freed_memory
 from fusion_eval.cpus import usable_cpus
-from fusion_eval.engine.allocator import keep_freed_memory
 from fusion_eval.errors import ConfigError
 
 __all__ = ["gather_ranks", "make_trainer", "quiet"]

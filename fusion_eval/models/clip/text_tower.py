@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fusion_eval.allocator import keep_freed_memory
 from fusion_eval.data.digest import digest_content
 from fusion_eval.errors import CheckpointError, few
 from fusion_eval.models.architecture import build_unfilled
@@ -118,6 +119,7 @@ class CLIPTextTower:
             tokenizer = AutoTokenizer.from_pretrained(directory)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.checkpoint}: configuration or tokenizer cannot be read: {error}") from error
+        keep_freed_memory()  # it runs on the CPU, wherever the model under test does
         weights = _text_weights(directory)
         model: Any = build_unfilled(lambda: CLIPTextModel(config))
         model.eval()

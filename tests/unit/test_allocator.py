@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is
 PROGRAM = """
 import resource
 import torch
-from fusion_eval.engine.allocator import keep_freed_memory
+from fusion_eval.allocator import keep_freed_memory
 
 def pages(turns):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
