@@ -23,7 +23,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep the memory of activations from one layer and batch to the next.
 
     As it is, it gives most of it back to the system after each layer, and gets it again page by page, each filled with
-    zeros: a tenth of the time of CLIP ViT-B/32 on a CPU, a third in batches of 64. Where the environment says something
+    zeros: a tenth of the time of CLIP ViT-B/32 on a CPU, a fifth in batches of 64. Where the environment says something
     about it, and with another C library, nothing is done.
 
     Example:
