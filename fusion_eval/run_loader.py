@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -51,7 +51,8 @@ class RunLoader(ConfigLoaderImpl):
             ConfigCompositionException: it cannot be; also where a group is given a number, of which Hydra does not say
                 which it is.
         """
-        self._check_choices(overrides)
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        self._check_choices(parsed)
         if not validate_sweep_overrides:  # only its mode is asked for
             try:
                 cfg = super().load_configuration(config_name, overrides, RunMode.RUN, from_shell, False)
@@ -62,13 +63,13 @@ class RunLoader(ConfigLoaderImpl):
         seen, self._seen = self._seen, None
         if run_mode is not RunMode.RUN or seen is None or seen[:2] != (config_name, overrides):
             return super().load_configuration(config_name, overrides, run_mode, from_shell)
-        self.validate_sweep_overrides_legal(OverridesParser.create().parse_overrides(overrides), run_mode, from_shell)
+        self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
         seen.cfg.hydra.mode = run_mode
         seen.cfg.hydra.overrides.hydra.append(_RUN)
         return seen.cfg
 
-    def _check_choices(self, overrides: list[str]) -> None:
-        for override in OverridesParser.create().parse_overrides(overrides):
+    def _check_choices(self, overrides: list[Override]) -> None:
+        for override in overrides:
             group, choice = override.key_or_group, override.value()
             choices = choice.list if isinstance(choice, ChoiceSweep) else [choice]
             if any(isinstance(one, (int, float)) for one in choices) and self.repository.group_exists(group):

@@ -221,5 +221,5 @@ def take_rows(values: Tensor, rows: np.ndarray, pin: bool = False) -> Tensor:
         return taken.copy_(values[first : first + len(rows)])
     chosen = torch.from_numpy(rows)
     if values.is_cuda:  # from memory that is not pinned it would be fetched once all batches so far are through
-        chosen = chosen.pin_memory().to(values.device, non_blocking=True)
-    return torch.index_select(values, 0, chosen.to(values.device), out=taken)
+        chosen = chosen.pin_memory()
+    return torch.index_select(values, 0, chosen.to(values.device, non_blocking=values.is_cuda), out=taken)
